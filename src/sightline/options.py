@@ -1,0 +1,126 @@
+"""The options of ``reconstruct``: one torch-free record for Python, command line, YAML and app."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from sightline.errors import InputError
+
+GeometryName = Literal[
+    "auto", "colmap", "given", "vggt", "vggt-omega", "dust3r", "mast3r", "splatt3r"
+]
+EXPORT_NAMES = ("ply", "gs-ply", "splat", "spz", "glb", "colmap", "transforms", "depth", "html")
+
+
+def option(default: Any, text: str) -> Any:  # noqa: ANN401
+    """Declare an option with its help text, which the command line and the app show."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconstructOptions:
+    """Everything that decides what ``reconstruct`` makes from its inputs.
+
+    Raises:
+        InputError: If two options contradict each other or one is out of range.
+    """
+
+    geometry: GeometryName = option(
+        "auto",
+        "where cameras come from: given ones (COLMAP, transforms.json) or classical SfM; "
+        "auto takes what the input offers",
+    )
+    checkpoint: str | None = option(None, "weights of a learned geometry model")
+    splats: Literal["optimize", "feedforward", "none"] = option(
+        "optimize", "how Gaussian splats are made"
+    )
+    steps: int | None = option(None, "optimisation steps; default: what suits the machine")
+    resolution: int | None = option(
+        None, "long side in pixels of the pictures that splats are fitted to and scored on"
+    )
+    test_every: int = option(0, "hold out views 0, K, 2K, ... for scoring; 0 holds out none")
+    fps: float | None = option(None, "video: frames a second")
+    num_frames: int | None = option(None, "video: this many frames, evenly spread")
+    every: int | None = option(None, "video: every K-th frame")
+    max_frames: int | None = option(None, "cap on the number of views after selection")
+    start: str | None = option(None, "video: first time used, seconds or hh:mm:ss")
+    end: str | None = option(None, "video: last time used, seconds or hh:mm:ss")
+    select: Literal["sharp", "even"] = option(
+        "sharp", "video: the sharpest frame of each window, or exactly evenly spaced frames"
+    )
+    intrinsics: str | None = option(None, "known intrinsics: fx,fy,cx,cy in pixels, or a file")
+    masks: str | None = option(None, "folder of masks, or one mask for all views; 0 is ignored")
+    invert_masks: bool = option(False, "masks are 0 where the picture counts")
+    alpha: Literal["white", "black", "ignore"] = option(
+        "white", "what shows through transparent pixels; ignore drops the alpha plane"
+    )
+    keep_going: bool = option(False, "skip unreadable files instead of stopping")
+    matching: Literal["auto", "exhaustive", "sequential"] = option(
+        "auto", "SfM: which pairs of pictures are matched"
+    )
+    mapper: Literal["incremental", "global"] = option("incremental", "SfM: how views are joined")
+    strategy: Literal["default", "mcmc"] | None = option(
+        None, "how splats are added and removed; default: what suits the machine"
+    )
+    max_splats: int | None = option(None, "budget of splats; default: what suits the machine")
+    sh_degree: int = option(2, "highest degree of view-dependent colour, 0 to 3")
+    exposure: Literal["none", "affine", "bilateral"] = option(
+        "affine", "per-photo exposure correction, fitted on training views only"
+    )
+    refine_poses: bool = option(
+        False, "improve training poses while fitting splats; helps where poses are rough"
+    )
+    antialiased: bool = option(False, "fit with the antialiased (mip) rasteriser")
+    features: str | None = option(None, "carry this backbone's features on the splats")
+    seed: int = option(0, "seed of everything random")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the heavy work runs")
+    export: str = option("", f"comma-separated formats: {','.join(EXPORT_NAMES)}")
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions early, before any work."""
+        chosen = [n for n in ("fps", "num_frames", "every") if getattr(self, n) is not None]
+        if len(chosen) > 1:
+            names = " and ".join(f"--{n.replace('_', '-')}" for n in chosen)
+            raise InputError(f"frames are chosen by one rule, got {names}; keep one of them")
+        for name, low in (
+            ("steps", 1),
+            ("resolution", 16),
+            ("test_every", 0),
+            ("num_frames", 1),
+            ("every", 1),
+            ("max_frames", 1),
+            ("max_splats", 1),
+            ("sh_degree", 0),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be {low} or more, got {value}; raise it"
+                )
+        if self.test_every == 1:
+            raise InputError("--test-every 1 would hold out every view; use 2 or more, or 0")
+        if self.sh_degree > 3:
+            raise InputError(f"--sh-degree must be 0 to 3, got {self.sh_degree}; lower it")
+        if self.fps is not None and not 0 < self.fps < 1000:
+            raise InputError(f"--fps must be above 0 and below 1000, got {self.fps}; change it")
+        export_names(self.export)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON and YAML."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def export_names(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of export formats.
+
+    Raises:
+        InputError: If a format is unknown.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for name in names:
+        if name not in EXPORT_NAMES:
+            raise InputError(
+                f'no export format "{name}"; expected some of {",".join(EXPORT_NAMES)}, '
+                "comma-separated"
+            )
+    return names
