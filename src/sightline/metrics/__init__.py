@@ -1,0 +1,1 @@
+"""How good a picture, a pose or a point is."""
