@@ -1,0 +1,1 @@
+"""Scenes from folders, files and procedures."""

@@ -1,0 +1,1 @@
+"""A small ray caster, for scenes whose ground truth is exact."""
