@@ -1,0 +1,31 @@
+"""Geometry from pictures: one class a method, each with ``estimate(views) -> Reconstruction``."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sightline.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from sightline.protocols import GeometryEstimator
+
+ESTIMATORS = {
+    "colmap": "sightline.reconstruction.colmap:ColmapEstimator",
+    "given": "sightline.reconstruction.given:GivenEstimator",
+}
+"""Name on the command line -> ``module:class``, imported when it is asked for."""
+
+
+def create_estimator(name: str, **options: Any) -> "GeometryEstimator":  # noqa: ANN401
+    """Build the geometry estimator of that name.
+
+    Args:
+        name: A key of `ESTIMATORS`.
+        options: The fields of its class.
+
+    Raises:
+        UnknownNameError: If there is no such estimator.
+    """
+    if name not in ESTIMATORS:
+        raise UnknownNameError("geometry estimator", name, ESTIMATORS)
+    module, _, attribute = ESTIMATORS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)(**options)
