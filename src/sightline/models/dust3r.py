@@ -1,0 +1,528 @@
+"""DUSt3R (Wang et al. 2024): two images to two point maps in the frame of the first.
+
+Names follow ``naver/dust3r``. Points are in the camera frame of view 1 (x right, y down, z
+forward); confidences are at least 1. Images are ``(x - 0.5) / 0.5`` of RGB in [0, 1].
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sightline.errors import ShapeError
+from sightline.models.croco import CroCoBackbone, Encoded
+from sightline.models.published import pick_options
+from sightline.nn.dpt import FusionBlock
+from sightline.nn.options import Device, DType
+from sightline.nn.rope import grid_positions
+
+Result = dict[str, Tensor]
+View = Mapping[str, Any]
+Mode = Sequence[str | float | int]
+Shapes = Int[Tensor, "b 2"]
+
+
+class DPTSizes(NamedTuple):
+    """Widths of a DPT head.
+
+    Attributes:
+        feature_dim: Channels of the fusion blocks.
+        last_dim: Channels before the last convolution.
+        layer_dims: Channels of the four maps that are fused.
+        hooks: Which entries of the decoder's list they come from; by default 0, 1/2, 3/4 and the
+            last.
+    """
+
+    feature_dim: int = 256
+    last_dim: int = 128
+    layer_dims: tuple[int, ...] = (96, 192, 384, 768)
+    hooks: tuple[int, ...] | None = None
+
+
+class DPTAdapter(nn.Module):
+    """The convolutional part of a DPT head (``dpt.*`` in the files).
+
+    The state lists the four 3x3 convolutions twice, as ``scratch.layer1_rn`` to ``layer4_rn`` and
+    as ``scratch.layer_rn.0`` to ``3``; both are the same modules.
+    """
+
+    def __init__(
+        self,
+        token_dims: Sequence[int],
+        num_channels: int,
+        patch_size: int = 16,
+        sizes: DPTSizes | None = None,
+        *,
+        device: Device = None,
+        dtype: DType = None,
+    ) -> None:
+        """Create the head for tokens of the four widths ``token_dims``."""
+        super().__init__()
+        sizes = sizes or DPTSizes()
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.patch_size = patch_size
+        dims, features = sizes.layer_dims, sizes.feature_dim
+        self.scratch = nn.Module()
+        for index, dim in enumerate(dims, 1):
+            layer = nn.Conv2d(dim, features, 3, padding=1, bias=False, **kind)
+            self.scratch.add_module(f"layer{index}_rn", layer)
+        rows = [self.scratch.get_submodule(f"layer{index}_rn") for index in range(1, 5)]
+        self.scratch.add_module("layer_rn", nn.ModuleList(rows))
+        for index in range(1, 5):
+            self.scratch.add_module(f"refinenet{index}", FusionBlock(features, **kind))
+        last = sizes.last_dim
+        self.head = nn.Sequential(
+            nn.Conv2d(features, features // 2, 3, padding=1, **kind),
+            Enlarge(),
+            nn.Conv2d(features // 2, last, 3, padding=1, **kind),
+            nn.ReLU(),
+            nn.Conv2d(last, num_channels, 1, **kind),
+        )
+        inputs = [nn.Conv2d(t, d, 1, **kind) for t, d in zip(token_dims, dims, strict=True)]
+        resize = [
+            [nn.ConvTranspose2d(dims[0], dims[0], 4, stride=4, **kind)],
+            [nn.ConvTranspose2d(dims[1], dims[1], 2, stride=2, **kind)],
+            [],
+            [nn.Conv2d(dims[3], dims[3], 3, stride=2, padding=1, **kind)],
+        ]
+        self.act_postprocess = nn.ModuleList(
+            nn.Sequential(first, *rest) for first, rest in zip(inputs, resize, strict=True)
+        )
+
+    def forward(
+        self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the map of an image of ``height`` x ``width`` pixels."""
+        grid = (height // self.patch_size, width // self.patch_size)
+        maps = []
+        for layer, project, seq in zip(
+            self.scratch.get_submodule("layer_rn").children(),
+            self.act_postprocess,
+            tokens,
+            strict=True,
+        ):
+            maps.append(layer(project(seq.transpose(1, 2).unflatten(2, grid))))
+        fine1, fine2, fine3, coarse = maps
+        blocks = [self.scratch.get_submodule(f"refinenet{index}") for index in range(1, 5)]
+        # Twice the stride-32 map is larger than the stride-16 map where the grid is odd.
+        path = blocks[3](coarse)[..., : fine3.shape[-2], : fine3.shape[-1]]
+        path = blocks[2](path, fine3)
+        path = blocks[1](path, fine2)
+        path = blocks[0](path, fine1)
+        return self.head(path)
+
+
+class Enlarge(nn.Module):
+    """Twice the size, bilinear, corners aligned."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
+        """Enlarge a map."""
+        size = (2 * x.shape[-2], 2 * x.shape[-1])
+        return functional.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+LARGE: dict[str, Any] = {
+    "pos_embed": "RoPE100",
+    "enc_embed_dim": 1024,
+    "enc_depth": 24,
+    "enc_num_heads": 16,
+    "dec_embed_dim": 768,
+    "dec_depth": 12,
+    "dec_num_heads": 12,
+}
+"""Sizes of all published 3R networks."""
+
+
+class HeadOptions(NamedTuple):
+    """What a head needs to know about the network that it belongs to."""
+
+    enc_embed_dim: int
+    dec_embed_dim: int
+    dec_depth: int
+    patch_size: int
+    depth_mode: Mode
+    conf_mode: Mode
+    dpt: DPTSizes
+
+
+def dpt_adapter(options: HeadOptions, channels: int, **kind: Any) -> DPTAdapter:
+    """Create a DPT head for the entries of the decoder's list that ``options`` choose."""
+    return DPTAdapter(
+        [options.enc_embed_dim if h == 0 else options.dec_embed_dim for h in hooks(options)],
+        channels,
+        options.patch_size,
+        options.dpt,
+        **kind,
+    )
+
+
+def hooks(options: HeadOptions) -> tuple[int, ...]:
+    """Return which entries of the decoder's list a DPT head reads."""
+    depth = options.dec_depth
+    return options.dpt.hooks or (0, depth // 2, depth * 3 // 4, depth)
+
+
+class LinearHead(nn.Module):
+    """One linear layer from the last decoder tokens to points and confidence of every pixel."""
+
+    def __init__(self, options: HeadOptions, **kind: Any) -> None:
+        """Create the projection."""
+        super().__init__()
+        self.options = options
+        self.proj = nn.Linear(options.dec_embed_dim, 4 * options.patch_size**2, **kind)
+
+    def forward(self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int) -> Result:
+        """Return ``pts3d [B, H, W, 3]`` and ``conf [B, H, W]``."""
+        patch = self.options.patch_size
+        grid = (height // patch, width // patch)
+        maps = self.proj(tokens[-1]).transpose(1, 2).unflatten(2, grid)
+        return activate(functional.pixel_shuffle(maps, patch), self.options)
+
+
+class DPTHead(nn.Module):
+    """Points and confidence through a DPT."""
+
+    def __init__(self, options: HeadOptions, **kind: Any) -> None:
+        """Create the DPT with 4 output channels."""
+        super().__init__()
+        self.options = options
+        self.dpt = dpt_adapter(options, 4, **kind)
+
+    def forward(self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int) -> Result:
+        """Return ``pts3d [B, H, W, 3]`` and ``conf [B, H, W]``."""
+        chosen = [tokens[hook] for hook in hooks(self.options)]
+        return activate(self.dpt(chosen, height, width), self.options)
+
+
+HEADS: dict[str, Callable[..., nn.Module]] = {"linear": LinearHead, "dpt": DPTHead}
+
+
+def activate(maps: Float[Tensor, "b c h w"], options: HeadOptions) -> Result:
+    """Turn four raw channels into points and confidence."""
+    raw = maps.permute(0, 2, 3, 1)
+    return {
+        "pts3d": activate_points(raw[..., :3], options.depth_mode),
+        "conf": activate_confidence(raw[..., 3], options.conf_mode),
+    }
+
+
+def activate_points(
+    xyz: Float[Tensor, "b h w 3"], mode: Mode = ("exp", float("-inf"), float("inf"))
+) -> Float[Tensor, "b h w 3"]:
+    """Return points: the direction of ``xyz`` times ``expm1(d)`` ("exp") or ``d^2`` ("square").
+
+    ``mode`` is a name and two bounds; "linear" gives the raw values. Only unbounded modes exist.
+    """
+    name, low, high = _mode(mode)
+    if (low, high) != (float("-inf"), float("inf")):
+        msg = f"expected an unbounded depth_mode, got {tuple(mode)}"
+        raise ValueError(msg)
+    if name == "linear":
+        return xyz
+    distance = xyz.norm(dim=-1, keepdim=True)
+    direction = xyz / distance.clamp(min=1e-8)
+    if name == "square":
+        return direction * distance.square()
+    if name == "exp":
+        return direction * distance.expm1()
+    msg = f'expected depth_mode "exp", "square" or "linear", got "{name}"'
+    raise ValueError(msg)
+
+
+def activate_confidence(x: Float[Tensor, "b h w"], mode: Mode) -> Float[Tensor, "b h w"]:
+    """Return ``low + min(exp(x), high - low)`` ("exp") or a sigmoid between the bounds."""
+    name, low, high = _mode(mode)
+    if name == "exp":
+        return low + x.exp().clamp(max=high - low)
+    if name == "sigmoid":
+        return (high - low) * x.sigmoid() + low
+    msg = f'expected conf_mode "exp" or "sigmoid", got "{name}"'
+    raise ValueError(msg)
+
+
+def _mode(mode: Mode) -> tuple[str, float, float]:
+    name, low, high = mode
+    return str(name), float(low), float(high)
+
+
+class PairNetwork(CroCoBackbone):
+    """CroCo's encoder, and one decoder and one head for each of the two views.
+
+    Two layouts of a batch are understood. By default every image of a batch has the same size.
+    With ``landscape_only`` (training) all images are stored with width >= height; those whose true
+    shape is portrait are stored transposed, and results come back in that storage layout.
+    """
+
+    def __init__(
+        self,
+        make_head: Callable[..., nn.Module],
+        depth_mode: Mode = ("exp", float("-inf"), float("inf")),
+        conf_mode: Mode = ("exp", 1, float("inf")),
+        landscape_only: bool = False,
+        dpt: Mapping[str, Any] | None = None,
+        *,
+        device: Device = None,
+        dtype: DType = None,
+        **croco: Any,
+    ) -> None:
+        """Create the network.
+
+        Args:
+            make_head: Called twice, with `HeadOptions`, ``device`` and ``dtype``.
+            depth_mode: See `activate_points`.
+            conf_mode: See `activate_confidence`.
+            landscape_only: The layout of a batch.
+            dpt: Widths of the DPT heads, see `DPTSizes`.
+            device: Where to create it.
+            dtype: Its number type.
+            croco: Options of `CroCoBackbone` that replace the published sizes.
+        """
+        super().__init__(**(LARGE | croco), device=device, dtype=dtype)
+        self.landscape_only = landscape_only
+        self.dec_blocks2 = copy.deepcopy(self.dec_blocks)
+        sizes: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in (dpt or {}).items()
+        }
+        options = HeadOptions(
+            self.enc_embed_dim,
+            self.dec_embed_dim,
+            self.dec_depth,
+            self.patch_size,
+            depth_mode,
+            conf_mode,
+            DPTSizes(**sizes),
+        )
+        self.downstream_head1 = make_head(options, device=device, dtype=dtype)
+        self.downstream_head2 = make_head(options, device=device, dtype=dtype)
+
+    def encode_views(
+        self, image: Float[Tensor, "b 3 h w"], true_shape: Shapes | None = None
+    ) -> Encoded:
+        """Encode images; every image needs this once, however many pairs it is in.
+
+        Args:
+            image: Images in storage layout.
+            true_shape: (height, width) of every image, needed for portrait items only.
+        """
+        if not self.landscape_only or true_shape is None:
+            return self.encode(image)
+        portrait = true_shape[:, 1] < true_shape[:, 0]
+        if not portrait.any():
+            return self.encode(image)
+        if image.shape[-1] < image.shape[-2]:
+            msg = f"expected images stored with width >= height, got {tuple(image.shape)}"
+            raise ShapeError(msg)
+        rows, cols = self.patch_embed.grid(*image.shape[-2:])
+        upright = image[portrait].transpose(-1, -2)
+        tokens = self.patch_embed(image).index_copy(
+            0, portrait.nonzero().flatten(), self.patch_embed(upright)
+        )
+        wide, tall = (
+            grid_positions(*grid, device=image.device) for grid in ((rows, cols), (cols, rows))
+        )
+        positions = torch.where(portrait.view(-1, 1, 1), tall, wide)
+        return self.encode_tokens(tokens, positions, None)
+
+    def decode_pair(
+        self, first: Encoded, second: Encoded
+    ) -> tuple[list[Float[Tensor, "b n _"]], list[Float[Tensor, "b m _"]]]:
+        """Decode both views of a batch of pairs at once.
+
+        Returns:
+            For each view ``dec_depth + 1`` tensors: the encoder's tokens, then the output of every
+            block, the last one after the norm.
+        """
+        lists = [[first.tokens], [second.tokens]]
+        x, y = self.decoder_embed(first.tokens), self.decoder_embed(second.tokens)
+        tables = [self.rotary(view.positions, self.dec_head_dim, None) for view in (first, second)]
+        for block1, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
+            x, y = block1(x, y, *tables), block2(y, x, *reversed(tables))
+            lists[0].append(x)
+            lists[1].append(y)
+        for tokens in lists:
+            tokens[-1] = self.dec_norm(tokens[-1])
+        return lists[0], lists[1]
+
+    def read_out(
+        self,
+        view: int,
+        tokens: Sequence[Float[Tensor, "b n _"]],
+        size: tuple[int, int],
+        true_shape: Shapes | None = None,
+    ) -> Result:
+        """Run the head of view 1 or 2, in float32.
+
+        Args:
+            view: 1 or 2.
+            tokens: The view's list from `decode_pair`.
+            size: Height and width of the images in storage layout.
+            true_shape: (height, width) of every image, needed for portrait items only.
+
+        Returns:
+            Maps in storage layout.
+        """
+        head = self.downstream_head1 if view == 1 else self.downstream_head2
+        wide = [t.float() for t in tokens]
+        with torch.autocast(wide[0].device.type, enabled=False):
+            if not self.landscape_only or true_shape is None:
+                return head(wide, *size)
+            portrait = true_shape[:, 1] < true_shape[:, 0]
+            if not portrait.any():
+                return head(wide, *size)
+            tall = head([t[portrait] for t in wide], size[1], size[0])
+            tall = {name: value.transpose(1, 2) for name, value in tall.items()}
+            if portrait.all():
+                return tall
+            flat = head([t[~portrait] for t in wide], *size)
+            out = {}
+            for name, value in flat.items():
+                out[name] = value.new_empty(len(portrait), *value.shape[1:])
+                out[name][~portrait] = value
+                out[name][portrait] = tall[name]
+            return out
+
+    def forward(self, view1: View, view2: View) -> tuple[Result, Result]:
+        """Predict points of both views in the camera frame of the first.
+
+        Args:
+            view1: ``img [B, 3, H, W]`` and optionally ``true_shape [B, 2]`` and ``instance``, a
+                list of names: where every odd item is the even one with its views swapped, only
+                even items are encoded.
+            view2: The same for the second view.
+
+        Returns:
+            ``pts3d`` (``pts3d_in_other_view`` for view 2) ``[B, H, W, 3]`` and ``conf``
+            ``[B, H, W]``, in storage layout.
+        """
+        return predict_pairs(self, view1, view2)
+
+
+@runtime_checkable
+class Stages(Protocol):
+    """The stages of a pair network; see the methods of `PairNetwork`."""
+
+    def encode_views(self, image: Tensor, true_shape: Shapes | None = None) -> Encoded:
+        """Encode images."""
+        ...
+
+    def decode_pair(self, first: Encoded, second: Encoded) -> tuple[list[Tensor], list[Tensor]]:
+        """Decode both views of a batch of pairs."""
+        ...
+
+    def read_out(
+        self,
+        view: int,
+        tokens: Sequence[Tensor],
+        size: tuple[int, int],
+        true_shape: Shapes | None = None,
+    ) -> Result:
+        """Run the head of one view."""
+        ...
+
+
+def predict_pairs(network: Stages, view1: View, view2: View) -> tuple[Result, Result]:
+    """Run all stages of a pair network; see `PairNetwork.forward`."""
+    first, second = encode_pairs(network, view1, view2)
+    lists = network.decode_pair(first, second)
+    results = []
+    for number, (view, tokens) in enumerate(zip((view1, view2), lists, strict=True), 1):
+        height, width = view["img"].shape[-2:]
+        results.append(network.read_out(number, tokens, (height, width), view.get("true_shape")))
+    return results[0], {_other_view(name): value for name, value in results[1].items()}
+
+
+def encode_pairs(network: Stages, view1: View, view2: View) -> tuple[Encoded, Encoded]:
+    """Encode both views of a batch of pairs, in one batch where their sizes are equal."""
+    images = [view["img"] for view in (view1, view2)]
+    shapes = [view.get("true_shape") for view in (view1, view2)]
+    if is_symmetrized(view1.get("instance", ()), view2.get("instance", ())):
+        halves = [
+            {"img": image[::2], "true_shape": None if shape is None else shape[::2]}
+            for image, shape in zip(images, shapes, strict=True)
+        ]
+        first, second = encode_pairs(network, *halves)
+        return _interleave(first, second), _interleave(second, first)
+    if images[0].shape[-2:] != images[1].shape[-2:]:
+        first, second = (network.encode_views(i, s) for i, s in zip(images, shapes, strict=True))
+        return first, second
+    joint = None
+    if shapes[0] is not None and shapes[1] is not None:
+        joint = torch.cat((shapes[0], shapes[1]))
+    both = network.encode_views(torch.cat(images), joint)
+    count = len(images[0])
+    return both.map(lambda x: x[:count]), both.map(lambda x: x[count:])
+
+
+class AsymmetricCroCo3DStereo(PairNetwork):
+    """DUSt3R, with a linear or a DPT head."""
+
+    def __init__(
+        self, output_mode: str = "pts3d", head_type: str = "linear", **options: Any
+    ) -> None:
+        """Create the network; ``options`` are those of `PairNetwork`."""
+        if head_type not in HEADS or output_mode != "pts3d":
+            msg = (
+                f"expected head_type {' or '.join(HEADS)} and output_mode pts3d, got {head_type} "
+                f"and {output_mode}"
+            )
+            raise ValueError(msg)
+        super().__init__(HEADS[head_type], **options)
+
+
+def is_symmetrized(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Return whether item ``2k + 1`` of a batch is item ``2k`` with its views swapped."""
+    if len(first) != len(second) or len(first) < 2 or len(first) % 2:
+        return False
+    evens = range(0, len(first), 2)
+    return all(first[i] == second[i + 1] and first[i + 1] == second[i] for i in evens)
+
+
+def restore_second_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a CroCo or early DUSt3R state with ``dec_blocks2`` copied from ``dec_blocks``."""
+    state = dict(state)
+    if not any(name.startswith("dec_blocks2.") for name in state):
+        for name in [n for n in state if n.startswith("dec_blocks.")]:
+            state[name.replace("dec_blocks.", "dec_blocks2.", 1)] = state[name]
+    return state
+
+
+def from_config(config: dict[str, Any]) -> AsymmetricCroCo3DStereo:
+    """Build a network from a description that uses the constructors' names."""
+    return AsymmetricCroCo3DStereo(**pick_pair_options(config, AsymmetricCroCo3DStereo))
+
+
+def pick_pair_options(
+    config: Mapping[str, Any], network: Callable[..., nn.Module]
+) -> dict[str, Any]:
+    """Return the entries of a description that a pair network takes."""
+    options = {"norm_eps": config.get("norm_layer_eps", 1e-6)} | dict(config)
+    return pick_options(options, network, PairNetwork, CroCoBackbone)
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "DUSt3R_ViTLarge_BaseDecoder_224_linear": {"img_size": (224, 224)},
+    "DUSt3R_ViTLarge_BaseDecoder_512_linear": {"img_size": (512, 512)},
+    "DUSt3R_ViTLarge_BaseDecoder_512_dpt": {"img_size": (512, 512), "head_type": "dpt"},
+}
+"""The published checkpoints and their constructor options."""
+
+
+def _interleave(even: Encoded, odd: Encoded) -> Encoded:
+    def mix(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack((a, b), 1).flatten(0, 1)
+
+    positions = even.positions
+    if positions.ndim == 3:
+        positions = mix(positions, odd.positions)
+    extra = None
+    if even.extra is not None and odd.extra is not None:
+        extra = mix(even.extra, odd.extra)
+    return Encoded(mix(even.tokens, odd.tokens), positions, extra)
+
+
+def _other_view(name: str) -> str:
+    return f"{name}_in_other_view" if name in {"pts3d", "means"} else name
