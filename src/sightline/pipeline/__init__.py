@@ -1,0 +1,169 @@
+"""From pictures to a scene, stage by stage; every stage leaves files and can be resumed.
+
+``ingest -> cameras -> views -> splats -> evaluate -> export -> report``, each a function of the
+run folder that reads what earlier stages wrote. Nothing is handed on in memory, so that a resumed
+run computes exactly what an uninterrupted one does.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import InputError
+from sightline.options import ReconstructOptions, export_names
+from sightline.pipeline import stages
+from sightline.pipeline.summary import write_summary
+from sightline.pipeline.work import LiveNumbers, Work, choose_device
+from sightline.protocols import GeometryEstimator, Progress
+from sightline.results import Run
+from sightline.run import RunFolder, is_run
+
+
+def reconstruct(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    geometry: str | GeometryEstimator = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    on_step: LiveNumbers | None = None,
+    command: str | None = None,
+    **options: Any,  # noqa: ANN401 - the fields of ReconstructOptions
+) -> Run:
+    """Make a 3D scene from photos, folders, videos, a COLMAP model or a ``transforms.json``.
+
+    Args:
+        inputs: One or many of them; kinds may be mixed and are told apart by content.
+        output: The run folder.
+        geometry: A name, or any object with ``estimate(views) -> Reconstruction``.
+        resume: Continue an interrupted run in ``output``; finished stages are kept as they are.
+        overwrite: Replace a run in ``output``.
+        progress: Called as ``progress(stage, done, total)``; may raise ``Cancelled``.
+        on_step: Gets live numbers while splats are optimised.
+        command: What the report shows for repeating the run.
+        options: The fields of ``sightline.options.ReconstructOptions``.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: If an input, an option or the output folder is unusable; nothing is lost.
+        ReconstructionError: If the pictures were readable but give no scene.
+        OutputError: If a result cannot be written.
+        Cancelled: If ``progress`` raised it; the folder stays resumable.
+    """
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    name = geometry if isinstance(geometry, str) else "auto"
+    wanted = ReconstructOptions(geometry=name, **options)  # type: ignore[arg-type]
+    folder, settings = _open(
+        Path(output),
+        [str(item) for item in given],
+        wanted,
+        None if isinstance(geometry, str) else type(geometry).__name__,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    folder.state["command"] = folder.state.get("command") or command or _command(given, output)
+    work = Work(
+        folder=folder,
+        options=settings,
+        device=choose_device(settings.device),
+        estimator=None if isinstance(geometry, str) else geometry,
+        progress=progress,
+        on_step=on_step,
+    )
+    with folder.locked(), folder.working():
+        folder.state["device"] = work.device
+        folder.state["config"]["export"] = settings.export
+        stages.ingest(work)
+        stages.cameras(work)
+        stages.views(work)
+        if settings.splats == "optimize":
+            stages.splats(work)
+            stages.evaluate(work)
+        stages.export(work)
+        write_summary(work)
+    return Run(folder.path)
+
+
+def _command(inputs: Sequence[str | Path], output: str | Path) -> str:
+    return shlex.join(["sightline", "reconstruct", *map(str, inputs), "-o", str(output)])
+
+
+def _open(
+    output: Path,
+    inputs: list[str],
+    wanted: ReconstructOptions,
+    estimator: str | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> tuple[RunFolder, ReconstructOptions]:
+    """Return the run folder and the options that hold for it."""
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other; keep one of them")
+    _refuse_unbuilt(wanted)
+    if resume and is_run(output):
+        folder = RunFolder.open(output)
+        return folder, _resumed_options(folder, wanted)
+    if not inputs:
+        raise InputError(
+            f"{output} holds no run to resume; give photos, a folder or a video to start one"
+        )
+    if overwrite:
+        _refuse_inputs_inside(inputs, output)
+    config = {
+        "inputs": [str(Path(item).resolve()) for item in inputs],
+        "estimator": estimator,
+        **wanted.as_dict(),
+    }
+    return RunFolder.create(output, config, overwrite=overwrite), wanted
+
+
+def _refuse_unbuilt(options: ReconstructOptions) -> None:
+    """Say plainly which named options wait for the networks, before any work."""
+    learned = options.geometry if options.geometry not in ("auto", "colmap", "given") else None
+    for flag, value in (
+        ("--geometry", learned),
+        ("--checkpoint", options.checkpoint),
+        ("--features", options.features),
+        ("--splats", "feedforward" if options.splats == "feedforward" else None),
+    ):
+        if value is not None:
+            raise InputError(
+                f"{flag} {value} needs a learned model, which this version does not have yet; "
+                "use --geometry colmap or given, and --splats optimize"
+            )
+
+
+def _refuse_inputs_inside(inputs: list[str], output: Path) -> None:
+    root = output.resolve()
+    for item in inputs:
+        if Path(item).resolve().is_relative_to(root):
+            raise InputError(
+                f"the input {item} lies inside the output folder {output}, which --overwrite "
+                "would empty; give another folder with -o"
+            )
+
+
+def _resumed_options(folder: RunFolder, wanted: ReconstructOptions) -> ReconstructOptions:
+    """Return the run's own options; those given now must agree, except for new exports."""
+    known = {item.name for item in dataclasses.fields(ReconstructOptions)}
+    recorded = {k: v for k, v in folder.state["config"].items() if k in known}
+    try:
+        before = ReconstructOptions(**recorded)
+    except TypeError as error:
+        raise InputError(f"{folder.file('run.json')} has unreadable options ({error})") from error
+    for item in dataclasses.fields(ReconstructOptions):
+        now, then = getattr(wanted, item.name), getattr(before, item.name)
+        if item.name not in ("export", "device") and now not in (item.default, then):
+            flag = f"--{item.name.replace('_', '-')}"
+            raise InputError(
+                f"--resume keeps the run's options: {flag} is {then} in {folder.file('run.json')}, "
+                f"got {now}; leave it out, or start again with --overwrite"
+            )
+    names = (*export_names(before.export), *export_names(wanted.export))
+    return dataclasses.replace(before, export=",".join(dict.fromkeys(names)))

@@ -1,0 +1,191 @@
+"""Gather what a run left in its folder into its report page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sightline.io.scene_arrays import CameraFile, GeometryFile
+from sightline.pipeline.work import Work
+from sightline.report.charts import Curve
+from sightline.report.data import (
+    Comparison,
+    DepthPicture,
+    Export,
+    InputPhoto,
+    ReportData,
+    Stage,
+)
+from sightline.report.html import write_report
+from sightline.report.plan import CameraPlan
+from sightline.results import Run
+from sightline.splatting.render import render_gaussians
+
+_EXPORT_TEXT = {
+    "scene.ply": "point cloud",
+    "gaussians.ply": "Gaussian splats, 3DGS PLY",
+    "scene.splat": "Gaussian splats, .splat",
+    "scene.spz": "Gaussian splats, .spz",
+    "scene.glb": "points and cameras, glTF",
+    "sparse": "COLMAP model",
+    "images": "undistorted pictures of the COLMAP model",
+    "transforms.json": "cameras, nerfstudio",
+    "depth": "depth maps",
+    "scene.html": "self-contained viewer",
+}
+_DEPTHS = 6
+
+
+def write_summary(work: Work) -> Path:
+    """Write ``report.html`` from what the run folder holds; always anew, it is quick."""
+    with work.folder.stage("report"):
+        data = _gather(work)
+        return write_report(data, work.file("report.html"))
+
+
+def _gather(work: Work) -> ReportData:
+    run, state = Run(work.folder.path), work.folder.state
+    cameras = run.camera_file()
+    geometry = GeometryFile(work.file("geometry.npz"), cameras)
+    test = [int(i) for i in (cameras.test & cameras.registered).nonzero()[:, 0]]
+    metrics = state["metrics"]
+    return ReportData(
+        title=work.folder.path.resolve().name or "scene",
+        command=state["command"],
+        facts=_facts(state),
+        stages=tuple(
+            Stage(
+                name=name,
+                seconds=entry["seconds"],
+                peak_memory=round(entry["peak_memory_mb"] * 1e6),
+            )
+            for name, entry in state["stages"].items()
+            if name != "report"
+        ),
+        warnings=tuple(state["warnings"]),
+        photos=_photos(run, cameras, geometry),
+        plan=CameraPlan(
+            cameras=cameras.cameras,
+            names=cameras.names,
+            registered=cameras.registered,
+            test=tuple(test),
+            points=None if geometry.sparse is None else geometry.sparse.points,
+            metric=cameras.metric,
+        ),
+        comparisons=_comparisons(work, cameras, geometry),
+        scores={metric: values["per_view"] for metric, values in metrics.get("test", {}).items()},
+        depths=_depths(run, cameras),
+        curves=_curves(work),
+        num_splats=metrics.get("splats"),
+        exports=_exports(work),
+        metric=cameras.metric,
+    )
+
+
+def _facts(state: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    config = state["config"]
+    machine = state["machine"]
+    facts = [
+        ("Geometry", str(state["stages"].get("cameras", {}).get("geometry", config["geometry"]))),
+        ("Device", f"{state['device']}, {machine['cpus']} CPU cores"),
+        ("Seed", str(state["seed"])),
+        ("System", machine["system"]),
+        *((name, number) for name, number in state["versions"].items()),
+    ]
+    return tuple(facts)
+
+
+def _photos(run: Run, cameras: CameraFile, geometry: GeometryFile) -> tuple[InputPhoto, ...]:
+    reasons = run.state.get("rejected", {})
+    return tuple(
+        InputPhoto(
+            name=name,
+            picture=geometry.images[i],
+            registered=bool(cameras.registered[i]),
+            reason=reasons.get(name, ""),
+            held_out=bool(cameras.test[i]),
+        )
+        for i, name in enumerate(cameras.names)
+    )
+
+
+def _comparisons(work: Work, cameras: CameraFile, geometry: GeometryFile) -> tuple[Comparison, ...]:
+    rows = []
+    for index, name in enumerate(cameras.names):
+        file = work.file("renders", "test", f"{Path(name).with_suffix('')}.png")
+        if not cameras.test[index] or not file.is_file():
+            continue
+        with Image.open(file) as picture:
+            render = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).movedim(-1, 0)
+        height, width = (int(v) for v in cameras.sizes[index])
+        photo = geometry.images[index, :, :height, :width]
+        rows.append(Comparison(name=name, render=render[:, :height, :width], photo=photo))
+    return tuple(rows)
+
+
+def _depths(run: Run, cameras: CameraFile) -> tuple[DepthPicture, ...]:
+    splats = run.splats()
+    if splats is None:
+        return ()
+    known = cameras.registered.nonzero()[:, 0]
+    chosen = known[torch.linspace(0, len(known) - 1, min(_DEPTHS, len(known))).round().long()]
+    some = cameras.cameras.select(chosen).map(lambda t: t.float())
+    rendering = render_gaussians(splats, some)
+    assert rendering.depth is not None
+    return tuple(
+        DepthPicture(
+            name=cameras.names[int(view)],
+            depth=rendering.depth[i],
+            valid=rendering.alpha[i] > 0.5,
+        )
+        for i, view in enumerate(chosen)
+    )
+
+
+def _curves(work: Work) -> tuple[Curve, ...]:
+    import json
+
+    file = work.file("stages", "training.json")
+    if not file.is_file():
+        return ()
+    history = json.loads(file.read_text(encoding="utf-8"))
+    steps = tuple(float(step) for step in history["step"])
+    shown = (
+        ("loss", "Loss", "", 4, True),
+        ("psnr", "PSNR of training views", "dB", 2, False),
+        ("splats", "Splats", "", 0, False),
+    )
+    return tuple(
+        Curve(
+            name=name,
+            unit=unit,
+            steps=steps,
+            values=tuple(float(v) for v in history[key]),
+            digits=digits,
+            logarithmic=logarithmic,
+        )
+        for key, name, unit, digits, logarithmic in shown
+        if key in history
+    )
+
+
+def _exports(work: Work) -> tuple[Export, ...]:
+    rows = []
+    splats = work.file("splats.ply")
+    if splats.is_file():
+        rows.append(
+            Export(path="splats.ply", what="Gaussian splats, 3DGS PLY", size=splats.stat().st_size)
+        )
+    root = work.file("exports")
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        rows.append(
+            Export(
+                path=f"exports/{path.name}",
+                what=_EXPORT_TEXT.get(path.name, ""),
+                size=sum(p.stat().st_size for p in files),
+            )
+        )
+    return tuple(rows)

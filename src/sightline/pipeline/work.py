@@ -1,0 +1,57 @@
+"""What every stage of a run needs: the folder, the options, the device, whom to tell."""
+
+import dataclasses
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from sightline.errors import InputError
+from sightline.options import ReconstructOptions
+from sightline.protocols import GeometryEstimator, Progress
+from sightline.run import RunFolder
+
+LiveNumbers = Callable[[dict[str, float]], None]
+"""Called now and then during splat optimisation with ``step, loss, psnr, splats``."""
+
+CPU_RESOLUTION, GPU_RESOLUTION = 480, 1600
+"""Long side of the fitted pictures when ``--resolution`` is not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One run in the making."""
+
+    folder: RunFolder
+    options: ReconstructOptions
+    device: str
+    """``cpu`` or ``cuda``."""
+    estimator: GeometryEstimator | None = None
+    progress: Progress | None = None
+    on_step: LiveNumbers | None = None
+
+    @property
+    def long_side(self) -> int:
+        """Long side of the fitted pictures in pixels."""
+        default = GPU_RESOLUTION if self.device == "cuda" else CPU_RESOLUTION
+        return self.options.resolution or default
+
+    def file(self, *parts: str) -> Path:
+        """Return a path inside the run folder."""
+        return self.folder.file(*parts)
+
+
+def choose_device(name: str) -> str:
+    """Turn ``auto`` into ``cuda`` where a CUDA device and gsplat are there, else ``cpu``.
+
+    Raises:
+        InputError: If ``cuda`` is asked for and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() and find_spec("gsplat") else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--device cuda: torch finds no CUDA device on this machine; use --device cpu"
+        )
+    return name
