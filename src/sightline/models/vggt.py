@@ -395,5 +395,9 @@ def from_config(config: dict[str, Any]) -> VGGT:
     return VGGT(**image, **switches, aggregator=aggregator, **parts, **kind)
 
 
+PUBLISHED: dict[str, dict[str, Any]] = {"vggt_1b": {}}
+"""The published checkpoint and its constructor options."""
+
+
 def build_like(device: Device = None, dtype: DType = None) -> None:
     """Name the options that every builder takes."""
