@@ -92,3 +92,18 @@ def test_a_panorama_takes_its_extent_from_the_points():
     assert scene_extent(cameras, points) == pytest.approx(2.0)
     assert scene_extent(cameras) == 1.0
     assert math.isfinite(scene_extent(cameras, -points))
+
+
+def test_a_long_walk_takes_its_extent_from_what_is_near():
+    w2c = torch.eye(4).repeat(21, 1, 1)
+    w2c[:, 2, 3] = -torch.arange(
+        21.0
+    )  # 20 units straight ahead, walls 1 unit to the left and right
+    K = torch.tensor([[50.0, 0, 20], [0, 50, 20], [0, 0, 1]]).expand(21, 3, 3)
+    cameras = Cameras(w2c=w2c, K=K, height=40, width=40)
+    along = torch.arange(0, 40, 0.25)
+    points = torch.stack([torch.ones_like(along), torch.zeros_like(along), along], -1)
+    walls = torch.cat([points, points * torch.tensor([-1.0, 1, 1])])
+    assert scene_extent(cameras) == pytest.approx(11.0)
+    # Points 1 unit aside come into the picture at a depth of 2.5, and hide all behind them.
+    assert 2.5 < scene_extent(cameras, walls) < 8

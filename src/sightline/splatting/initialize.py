@@ -78,25 +78,32 @@ def neighbor_distance(points: Float[Tensor, "N 3"], neighbors: int = 3) -> Float
 def scene_extent(cameras: Cameras, points: Float[Tensor, "N 3"] | None = None) -> float:
     """Return the length that step sizes and thresholds are relative to.
 
-    1.1 times the largest distance of a camera from the cameras' mean, as in 3DGS; but at least a
-    fifth of the median depth of the points, so that a panorama or a short camera move (where that
-    radius tells nothing about the scene) still has a useful scale.
+    1.1 times the largest distance of a camera from the cameras' mean, as in 3DGS, but between 0.2
+    and 1.25 times the median depth of what is seen: after a short camera move or a panorama that
+    radius tells nothing about the scene, and after a long walk it is the length of the walk, and
+    steps of that size throw splats across the street.
     """
     centers = cameras.centers.double()
-    radius = 1.1 * float((centers - centers.mean(0)).norm(dim=-1).max())
-    floor = 0.0
-    if points is not None and len(points):
-        floor = 0.2 * _median_depth(cameras, points)
-    extent = max(radius, floor)
+    extent = 1.1 * float((centers - centers.mean(0)).norm(dim=-1).max())
+    depth = 0.0 if points is None or not len(points) else _seen_depth(cameras, points)
+    if depth:
+        extent = min(max(extent, 0.2 * depth), 1.25 * depth)
     return extent if extent > 0 else 1.0
 
 
-def _median_depth(cameras: Cameras, points: Tensor) -> float:
-    sample = points[:: max(1, len(points) // 2000)].double()
+def _seen_depth(cameras: Cameras, points: Tensor, cells: int = 24, most: int = 20_000) -> float:
+    """Return the median over cells of the pictures of the nearest point's depth; 0 if none."""
+    sample = points[:: max(1, len(points) // most)].double()
     pixels, depth = project_points(sample, cameras.map(lambda t: t.double()))
     size = torch.tensor([cameras.width, cameras.height], dtype=torch.float64)
-    inside = ((pixels > 0) & (pixels < size)).all(-1)
-    return float(depth[inside].median()) if inside.any() else 0.0
+    view, point = ((pixels > 0) & (pixels < size)).all(-1).nonzero(as_tuple=True)
+    cell = (pixels[view, point] * (cells / size.max())).long()
+    nearest = torch.full((len(cameras) * cells * cells,), math.inf, dtype=torch.float64)
+    nearest.scatter_reduce_(
+        0, (view * cells + cell[:, 1]) * cells + cell[:, 0], depth[view, point], "amin"
+    )
+    seen = nearest[nearest.isfinite()]
+    return float(seen.median()) if len(seen) else 0.0
 
 
 def random_points(cameras: Cameras, count: int, generator: torch.Generator) -> PointCloud:
