@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.errors import InputError, ReconstructionError
-from sightline.io.arrays import read_npz, write_npz
+from sightline.io.arrays import write_npz
 from sightline.io.atomic import atomic_folder, atomic_write_text
 from sightline.io.scene_arrays import (
     read_reconstruction,
@@ -18,11 +18,10 @@ from sightline.io.scene_arrays import (
     write_reconstruction,
 )
 from sightline.options import export_names
-from sightline.pipeline.work import Work
+from sightline.pipeline.work import Work, read_exposure
 from sightline.protocols import GeometryEstimator
 from sightline.results import Run
 from sightline.splatting.config import OptimizeConfig
-from sightline.splatting.exposure import Exposure
 from sightline.types import Cameras, Lenses, Reconstruction, Views
 
 
@@ -231,15 +230,9 @@ def evaluate(work: Work) -> None:
         test = (known.registered & known.test).nonzero()[:, 0].tolist()
         if not test:
             return
-        exposure = None
-        if work.file("stages", "exposure.npz").is_file():
-            stored = read_npz(work.file("stages", "exposure.npz"), ("values", "fitted"))
-            exposure = Exposure(
-                values=torch.from_numpy(stored["values"]), fitted=torch.from_numpy(stored["fitted"])
-            )
         gaussians = read_gaussian_ply(work.file("splats.ply")).to(work.device)
         scored = evaluate_splats(
-            gaussians, run.views(), test, exposure=exposure, progress=work.progress
+            gaussians, run.views(), test, exposure=read_exposure(work), progress=work.progress
         )
         with atomic_folder(work.file("renders", "test")) as folder:
             for name, picture in zip(scored.names, scored.renders, strict=True):

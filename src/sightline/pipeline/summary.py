@@ -1,14 +1,16 @@
 """Gather what a run left in its folder into its report page."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sightline.io.scene_arrays import CameraFile, GeometryFile
-from sightline.pipeline.work import Work
+from sightline.pipeline.work import Work, read_exposure
 from sightline.report.charts import Curve
 from sightline.report.data import (
     Comparison,
@@ -20,6 +22,7 @@ from sightline.report.data import (
 )
 from sightline.report.html import write_report
 from sightline.report.plan import CameraPlan
+from sightline.report.scores import spread
 from sightline.results import Run
 from sightline.splatting.render import render_gaussians
 
@@ -36,6 +39,7 @@ _EXPORT_TEXT = {
     "scene.html": "self-contained viewer",
 }
 _DEPTHS = 6
+_PAIRS = 6
 
 
 def write_summary(work: Work) -> Path:
@@ -112,31 +116,60 @@ def _photos(run: Run, cameras: CameraFile, geometry: GeometryFile) -> tuple[Inpu
 
 
 def _comparisons(work: Work, cameras: CameraFile, geometry: GeometryFile) -> tuple[Comparison, ...]:
+    """Return held-out views as they were scored or, where there are none, a few training views."""
+    renders = dict(_stored_renders(work, cameras))
+    held_out = bool(renders)
+    if not renders:
+        renders = dict(_training_renders(work, cameras))
     rows = []
-    for index, name in enumerate(cameras.names):
-        file = work.file("renders", "test", f"{Path(name).with_suffix('')}.png")
-        if not cameras.test[index] or not file.is_file():
-            continue
-        with Image.open(file) as picture:
-            render = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).movedim(-1, 0)
+    for index, render in renders.items():
         height, width = (int(v) for v in cameras.sizes[index])
-        photo = geometry.images[index, :, :height, :width]
-        rows.append(Comparison(name=name, render=render[:, :height, :width], photo=photo))
+        rows.append(
+            Comparison(
+                name=cameras.names[index],
+                render=render[:, :height, :width],
+                photo=geometry.images[index, :, :height, :width],
+                held_out=held_out,
+            )
+        )
     return tuple(rows)
+
+
+def _stored_renders(work: Work, cameras: CameraFile) -> Iterator[tuple[int, Tensor]]:
+    for index in cameras.test.nonzero()[:, 0].tolist():
+        file = work.file("renders", "test", f"{Path(cameras.names[index]).with_suffix('')}.png")
+        if file.is_file():
+            with Image.open(file) as picture:
+                pixels = np.asarray(picture.convert("RGB")).copy()
+            yield index, torch.from_numpy(pixels).movedim(-1, 0)
+
+
+def _training_renders(work: Work, cameras: CameraFile) -> Iterator[tuple[int, Tensor]]:
+    splats = Run(work.folder.path).splats()
+    known = (cameras.registered & ~cameras.test).nonzero()[:, 0].tolist()
+    if splats is None or not known:
+        return
+    exposure = read_exposure(work)
+    for place in spread(len(known), _PAIRS):
+        view = cameras.cameras.select([known[place]]).map(lambda t: t.float())
+        picture = render_gaussians(splats, view, with_depth=False).rgb
+        if exposure is not None:
+            picture = exposure.apply(picture, [known[place]])
+        yield known[place], picture[0]
 
 
 def _depths(run: Run, cameras: CameraFile) -> tuple[DepthPicture, ...]:
     splats = run.splats()
     if splats is None:
         return ()
-    known = cameras.registered.nonzero()[:, 0]
-    chosen = known[torch.linspace(0, len(known) - 1, min(_DEPTHS, len(known))).round().long()]
+    known = cameras.registered.nonzero()[:, 0].tolist()
+    chosen = [known[place] for place in spread(len(known), _DEPTHS)]
     some = cameras.cameras.select(chosen).map(lambda t: t.float())
     rendering = render_gaussians(splats, some)
     assert rendering.depth is not None
     return tuple(
         DepthPicture(
-            name=cameras.names[int(view)],
+            name=cameras.names[view],
             depth=rendering.depth[i],
             valid=rendering.alpha[i] > 0.5,
         )

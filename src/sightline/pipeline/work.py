@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from sightline.errors import InputError
+from sightline.io.arrays import read_npz
 from sightline.options import ReconstructOptions
 from sightline.protocols import GeometryEstimator, Progress
 from sightline.run import RunFolder
+from sightline.splatting.exposure import Exposure
 
 LiveNumbers = Callable[[dict[str, float]], None]
 """Called now and then during splat optimisation with ``step, loss, psnr, splats``."""
@@ -55,3 +57,14 @@ def choose_device(name: str) -> str:
             "--device cuda: torch finds no CUDA device on this machine; use --device cpu"
         )
     return name
+
+
+def read_exposure(work: Work) -> Exposure | None:
+    """Return the colour corrections that were fitted with the splats, if any were."""
+    file = work.file("stages", "exposure.npz")
+    if not file.is_file():
+        return None
+    stored = read_npz(file, ("values", "fitted"))
+    return Exposure(
+        values=torch.from_numpy(stored["values"]), fitted=torch.from_numpy(stored["fitted"])
+    )

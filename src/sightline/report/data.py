@@ -36,11 +36,13 @@ class InputPhoto:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Comparison:
-    """One held-out view: what was rendered and what the camera saw."""
+    """One view: what was rendered and what the camera saw."""
 
     name: str
     render: Picture
     photo: Picture
+    held_out: bool = True
+    """False for a view that the splats were fitted to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +92,8 @@ class ReportData:
     photos: tuple[InputPhoto, ...] = ()
     plan: CameraPlan | None = None
     comparisons: tuple[Comparison, ...] = ()
-    """Pictures of held-out views; a choice of them will do, `scores` has them all."""
+    """Pictures of held-out views, or of training views where none was held out; a choice of them
+    will do, `scores` has them all."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metric (``psnr``, ``ssim``, ``cc_psnr``, ``lpips``) to view name to value."""
     depths: tuple[DepthPicture, ...] = ()

@@ -56,7 +56,7 @@ def render_report(data: ReportData) -> str:
         sections.hero(data.comparisons, data.scores),
         _headline(data),
         _warnings(data),
-        sections.held_out_views(data.comparisons, data.scores),
+        sections.compared_views(data.comparisons, data.scores),
         sections.cameras_from_above(data.plan),
         sections.depth_pictures(data.depths, metric=data.metric),
         sections.feature_pictures(data.features),

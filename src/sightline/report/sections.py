@@ -29,7 +29,7 @@ _MOST_NAMES = 1000
 
 
 def hero(comparisons: Sequence[Comparison], scores: Scores) -> Html | None:
-    """Return the page's first picture: held-out photos under a slider over their renders.
+    """Return the page's first picture: photos under a slider over their renders.
 
     One wide picture is the median view; narrow or small ones leave room for the worst and best.
     """
@@ -72,7 +72,7 @@ def hero(comparisons: Sequence[Comparison], scores: Scores) -> Html | None:
         )  # fmt: skip
         caption = element(
             "figcaption",
-            element("span", f"{label} held-out view: " if label else None, file_name(view.name)),
+            element("span", _label(view, label), file_name(view.name)),
             _score_line(view.name, scores),
         )
         extra = "extra" if len(views) > 1 and i != len(views) // 2 else None
@@ -81,12 +81,21 @@ def hero(comparisons: Sequence[Comparison], scores: Scores) -> Html | None:
     return element("div", items, class_="hero", style=f"--columns:{len(items)}")
 
 
-def held_out_views(comparisons: Sequence[Comparison], scores: Scores) -> Html | None:
-    """Return photo, render and error of the held-out views, from worst to best when too many."""
+def _label(view: Comparison, label: str) -> str | None:
+    if not view.held_out:
+        return "Training view: "
+    return f"{label} held-out view: " if label else None
+
+
+def compared_views(comparisons: Sequence[Comparison], scores: Scores) -> Html | None:
+    """Return photo, render and error of the views, from worst to best when too many."""
     if not comparisons:
         return None
     shown: Sequence[Comparison] = comparisons
     note = "Photo, render, and where they differ"
+    held_out = comparisons[0].held_out
+    if not held_out:
+        note += "; the splats were fitted to these, so new views may look worse"
     if len(comparisons) > _MOST_PAIRS:
         ranked = rank(comparisons, scores)
         shown = [ranked[i] for i in spread(len(ranked), _MOST_PAIRS)]
@@ -113,7 +122,7 @@ def held_out_views(comparisons: Sequence[Comparison], scores: Scores) -> Html | 
     least = 560 if width > height else 380
     ticks = [(v / figures.ERROR_LIMIT, format_tick(v)) for v in (0.0, 0.05, 0.1, 0.15, 0.2)]
     return section(
-        "Held-out views",
+        "Held-out views" if held_out else "Training views",
         element("div", items, class_="triples", style=f"--least:{least}px"),
         scale_bar(MAGMA, ticks, "Mean absolute difference of the colour channels, full range 1"),
         note=note,
