@@ -1,0 +1,91 @@
+"""Compiled loops: greedy suppression and overlaps of bit-packed masks."""
+
+# ruff: noqa: ANN001, ANN201, ANN202 - numba infers the types of compiled kernels
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function, with its machine code kept on disk where that can be written."""
+    plain = inspect.unwrap(function)  # the test suite's type checker wraps every function
+    try:
+        return numba.njit(plain, nogil=True, error_model="numpy", cache=True)
+    except RuntimeError:  # numba found no folder to write to
+        return numba.njit(plain, nogil=True, error_model="numpy")
+
+
+@kernel
+def suppress(boxes, groups, threshold, kept):
+    """Write rows kept by greedy suppression into ``kept``; boxes come best first.
+
+    A box goes when an earlier kept one of its group overlaps it by more than ``threshold``.
+    """
+    count = 0
+    for i in range(len(boxes)):
+        x0, y0, x1, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
+        area = (x1 - x0) * (y1 - y0)
+        keep = True
+        for n in range(count):
+            j = kept[n]
+            if groups[j] != groups[i]:
+                continue
+            w = min(x1, boxes[j, 2]) - max(x0, boxes[j, 0])
+            h = min(y1, boxes[j, 3]) - max(y0, boxes[j, 1])
+            if w <= 0 or h <= 0:
+                continue
+            inter = w * h
+            other = (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1])
+            if inter > threshold * (area + other - inter):
+                keep = False
+                break
+        if keep:
+            kept[count] = i
+            count += 1
+    return count
+
+
+@kernel
+def _bits(x):
+    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+@kernel
+def areas(words, out):
+    """Count the pixels of packed masks ``[N, H, W/64]``."""
+    for i in range(words.shape[0]):
+        total = np.uint64(0)
+        for y in range(words.shape[1]):
+            for x in range(words.shape[2]):
+                total += _bits(words[i, y, x])
+        out[i] = total
+
+
+@kernel
+def pair_overlaps(a, b, spans_a, spans_b, groups_a, groups_b, earlier, out):
+    """Write ``|A_i and B_j|`` where groups are equal and boxes overlap; zero elsewhere.
+
+    ``spans`` are inclusive ``x0 y0 x1 y1`` in pixels. With ``earlier``, only ``j < i`` counts.
+    """
+    for i in range(a.shape[0]):
+        for j in range(i if earlier else b.shape[0]):
+            if groups_a[i] != groups_b[j]:
+                continue
+            y0 = max(spans_a[i, 1], spans_b[j, 1])
+            y1 = min(spans_a[i, 3], spans_b[j, 3])
+            x0 = max(spans_a[i, 0], spans_b[j, 0])
+            x1 = min(spans_a[i, 2], spans_b[j, 2])
+            if y1 < y0 or x1 < x0:
+                continue
+            total = np.uint64(0)
+            for y in range(y0, y1 + 1):
+                for x in range(x0 >> 6, (x1 >> 6) + 1):
+                    total += _bits(a[i, y, x] & b[j, y, x])
+            out[i, j] = total
