@@ -347,7 +347,7 @@ def _export(
         if name not in exporters:
             raise UnknownNameError("export format", name, exporters)
         written += exporters[name](scene, folder, options)
-    return written
+    return list(dict.fromkeys(written))  # some formats share files
 
 
 def _with_rendered_depth(scene: SceneResult) -> SceneResult:

@@ -9,7 +9,7 @@ from sightline.cli.parser import VerbParser, output_path
 
 EXAMPLES = """\
 examples:
-  sightline render scene/ --path orbit -o orbit.mp4
+  sightline render scene/ --path arc -o arc.mp4
   sightline render scene/ --path spiral --modes rgb,depth,normal --size 640x480 -o spiral.mp4
 """
 
@@ -23,7 +23,8 @@ def parser() -> VerbParser:
         "--path",
         type=Literal["orbit", "spiral", "ellipse", "arc", "lemniscate", "wander", "interpolate"],
         default="interpolate",
-        help="the way of the camera",
+        help="the way of the camera: interpolate passes through the photos, arc swings over the side "
+        "that they show, orbit goes all the way round, which needs photos from all sides",
     )
     verb.add_argument("--modes", type=str, default="rgb", help="some of rgb,depth,normal")
     verb.add_argument("--frames", type=int, default=120, help="number of frames")
