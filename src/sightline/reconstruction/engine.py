@@ -3,6 +3,8 @@
 import json
 import os
 import queue
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,9 @@ from sightline.reconstruction.job import JOB, LOG, RESULT, Job
 
 _TICK = 0.2
 """Seconds between two looks at the worker; also how soon a cancelled run stops."""
+_LEAST_FREE = 16 << 20
+"""Bytes; a worker that broke down with less left on the disk broke down for that."""
+_STACK = re.compile(r"\s*(@\s+0x|\*\*\*|$)")
 
 
 def run_worker(job: Job, workspace: Path, progress: Progress | None) -> dict[str, np.ndarray]:
@@ -38,6 +43,7 @@ def run_worker(job: Job, workspace: Path, progress: Progress | None) -> dict[str
         InputError: If a picture is unusable.
         ReconstructionError: If COLMAP broke down; its log is named.
         OutOfMemoryError: If the system ended the worker.
+        OutputError: If the disk is full.
         Cancelled: If ``progress`` raised it. The workspace stays usable.
     """
     job.write(workspace / JOB)
@@ -125,8 +131,15 @@ def _error(outcome: dict[str, Any], code: int, workspace: Path) -> errors.Sightl
             "the system ended structure from motion, most likely because memory ran out; use "
             "fewer or smaller pictures (--max-frames)"
         )
+    if shutil.disk_usage(workspace).free < _LEAST_FREE:
+        return errors.OutputError(
+            f"structure from motion stopped because the disk of {workspace} is full; free some "
+            "space and go on with --resume, or choose another disk with -o"
+        )
     log = workspace / LOG
-    lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
+    lines = log.read_text(errors="replace").strip().splitlines()
+    # A crash ends with the addresses of its stack; what was said before tells more.
+    told = [line for line in lines if not _STACK.match(line)] or ["no message"]
     return errors.ReconstructionError(
-        f"structure from motion broke down (exit code {code}): {lines[-1][:200]}; the log is {log}"
+        f"structure from motion broke down (exit code {code}): {told[-1][:200]}; the log is {log}"
     )
