@@ -7,20 +7,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sightline.backbones import create_backbone
     from sightline.pipeline import reconstruct
     from sightline.results import Run, open_run
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "open_run", "reconstruct"]
+__all__ = ["Run", "__version__", "create_backbone", "open_run", "reconstruct"]
 
 _HOMES = {
+    "create_backbone": "sightline.backbones",
     "reconstruct": "sightline.pipeline",
     "Run": "sightline.results",
     "open_run": "sightline.results",
 }
 
 
-_PACKAGES = ("datasets", "geometry", "io", "metrics", "models", "reconstruction", "splatting")
+_PACKAGES = (
+    "backbones",
+    "datasets",
+    "geometry",
+    "io",
+    "metrics",
+    "models",
+    "reconstruction",
+    "splatting",
+)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -14,6 +14,7 @@ VERBS = {
     "render": "a camera path through a finished scene, as a video",
     "export": "a finished scene in the formats of other tools",
     "view": "a finished scene in the browser",
+    "features": "what a vision model sees in photos or a video, as arrays and pictures",
     "demo": "a procedural scene from start to end: no input, weights or network needed",
     "doctor": "what this machine and this installation can do",
 }

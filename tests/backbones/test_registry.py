@@ -1,0 +1,99 @@
+import subprocess
+import sys
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+import sightline
+from sightline.backbones import ALIASES, BACKBONES, PREFIXES, create_backbone
+from sightline.checkpoints import save_weights
+from sightline.errors import CheckpointError, InputError, UnknownNameError
+from sightline.models import dinov2, dinov3, dinov3_convnext, networks
+from sightline.models.sam2 import PUBLISHED as SAM2
+from sightline.protocols import Backbone
+
+
+@pytest.mark.parametrize("entry", sorted({*BACKBONES.values(), *PREFIXES.values()}))
+def test_factories_and_networks_exist(entry: Any) -> None:
+    module, function = entry.factory.split(":")
+    assert callable(getattr(import_module(f"sightline.backbones.{module}"), function))
+    if module == "networks":
+        assert entry.source in networks.names()
+
+
+def test_every_published_network_of_an_encoder_is_there() -> None:
+    wanted = {*dinov2.MODELS, *dinov3.MODELS, *dinov3_convnext.MODELS, *SAM2}
+    assert wanted <= BACKBONES.keys()
+    assert {k for k in dinov3.ALIASES if not k.endswith("_reg")} <= ALIASES.keys()
+    for name in ALIASES.values():
+        assert name in BACKBONES or name.partition(":")[0] in PREFIXES
+
+
+def test_import_brings_no_torch() -> None:
+    code = (
+        "import sys, sightline.backbones as b; assert b.BACKBONES\n"
+        "print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_random_weights_are_drawn_from_the_seed_alone() -> None:
+    images = torch.rand(1, 3, 28, 28)
+    torch.manual_seed(3)
+    state = torch.random.get_rng_state()
+    first = create_backbone("random:dinov2_vits14", device="cpu")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(4)
+    second = sightline.create_backbone("random:dinov2-vits14", device="cpu", dtype=torch.float32)
+    other = create_backbone("random:dinov2_vits14", device="cpu", seed=1)
+    one, two, three = (b.extract(images, layers=[-1])[0].patches for b in (first, second, other))
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, three)
+    assert isinstance(first, Backbone)
+    assert (first.patch_size, first.embed_dim) == (14, 384)
+
+
+def test_a_checkpoint_is_read(tmp_path: Any) -> None:
+    network = dinov3.dinov3_vits16(pretrained=False)
+    file = tmp_path / "small.safetensors"
+    save_weights(network, file)
+    images = torch.rand(1, 3, 32, 48)
+    backbone = create_backbone("dinov3_small", file, device="cpu")
+    want: Any = create_backbone("dinov3_vits16", str(file), device="cpu", norm=False)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
+    features = network.eval().forward_features((images - mean) / std)
+    found = backbone.extract(images, layers=[-1])[0].patches.flatten(2).mT
+    torch.testing.assert_close(found, features["x_norm_patchtokens"])
+    raw = want.extract(images, layers=[-1])[0].patches.flatten(2).mT
+    torch.testing.assert_close(raw, features["x_prenorm"][:, 5:])
+    with pytest.raises(CheckpointError, match="another model or another size"):
+        create_backbone("dinov2_vits14", file, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov3_convnext_tiny", "vggt", "radio"])
+def test_without_weights_three_ways_out_are_named(name: str) -> None:
+    with pytest.raises(CheckpointError) as found:
+        create_backbone(name, device="cpu")
+    text = str(found.value)
+    assert "--checkpoint" in text
+    assert "sightline models download" in text
+    assert f"random:{name}" in text
+
+
+def test_wrong_names_and_options_are_answered() -> None:
+    with pytest.raises(UnknownNameError, match=r'no backbone "dinov2_vits15"; closest: dinov2_'):
+        create_backbone("dinov2_vits15")
+    with pytest.raises(UnknownNameError, match='no number type "float8"'):
+        create_backbone("iuv", dtype="float8")
+    with pytest.raises(UnknownNameError, match='no option of backbones "pad"'):
+        create_backbone("iuv", pad=True)
+    with pytest.raises(InputError, match='fit must be "stretch" or "pad", got .square.'):
+        create_backbone("random:dinov2_vits14", fit="square")
+
+
+def test_controls_take_options_and_need_no_weights() -> None:
+    for name in ("iuv", "iuvrgb", "random"):
+        assert isinstance(create_backbone(name, device="cpu"), Backbone)
