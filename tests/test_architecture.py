@@ -13,7 +13,7 @@ LEVELS = [
     {"types", "options"},
     {"protocols", "geometry"},
     {"io", "nn"},
-    {"checkpoints", "run"},
+    {"checkpoints", "hub", "run"},
     {"metrics"},
     {"models"},
     {"backbones", "datasets"},
