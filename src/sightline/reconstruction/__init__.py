@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 ESTIMATORS = {
     "colmap": "sightline.reconstruction.colmap:ColmapEstimator",
     "given": "sightline.reconstruction.given:GivenEstimator",
+    "vggt": "sightline.reconstruction.learned:VggtEstimator",
+    "vggt-omega": "sightline.reconstruction.learned:VggtOmegaEstimator",
 }
 """Name on the command line -> ``module:class``, imported when it is asked for."""
 
