@@ -125,7 +125,7 @@ class Alignment(nn.Module):
         self.pw_adaptors = nn.Parameter(some.new_zeros(count, 2), optimize_adaptors)
         self.im_depthmaps = nn.Parameter(some.new_zeros(n, size))
         self.im_poses = nn.Parameter(_unit_poses(some, n, 7))
-        start = [math.log(max(g.height * g.step[1], g.width * g.step[0])) for g in grids]
+        start = [math.log(g.long_side) for g in grids]
         focals = _FOCAL_BREAK * some.new_tensor(start)[:, None]
         self.im_focals = nn.Parameter(focals.repeat(1, 2 if fx_and_fy else 1))
         self.im_pp = nn.Parameter(some.new_zeros(n, 2), optimize_center)

@@ -106,7 +106,7 @@ def _grow_tree(
     for i in range(count):
         known = alignment.known_focal[i]
         if i not in focals or (known and not original):
-            focals[i] = float(alignment.focals()[i, 0]) if known else _side_focal(grids[i])
+            focals[i] = float(alignment.focals()[i, 0]) if known else grids[i].long_side
         if i in poses:
             continue
         found = _pose_of(
@@ -119,10 +119,6 @@ def _grow_tree(
 
 def _stack(poses: dict[int, Tensor]) -> Float[Tensor, "N 4 4"]:
     return torch.stack([poses[i] for i in range(len(poses))])
-
-
-def _side_focal(grid: Grid) -> float:
-    return max(grid.height * grid.step[1], grid.width * grid.step[0])
 
 
 def _focal(alignment: Alignment, pair: Pair, grid: Grid) -> float:

@@ -13,34 +13,46 @@ from sightline.reconstruction.pairwise.graph import Pair
 class Grid(NamedTuple):
     """Where the pixels of a picture are, in coordinates in which its camera has one focal length.
 
-    Pixel (column, row) is at ``origin + (column, row) * step``. The originals use whole numbers
-    from 0 and the centre at half the size (`Grid.whole`); with half a pixel added and steps that
-    undo the resizing, results are exact.
+    Pixel (column, row) is at ``corner + (column + half, row + half) * step``. The originals count
+    whole pixels from 0 and take half the size for the centre (`Grid.whole`); with half a pixel
+    added, and steps that undo the resizing, results are exact.
 
     Attributes:
         height: Rows.
         width: Columns.
-        origin: (x, y) of the first pixel.
+        corner: (x, y) of the picture's corner.
         step: (x, y) between pixels.
         center: Principal point (x, y).
+        half: Where in its step a pixel is.
     """
 
     height: int
     width: int
-    origin: tuple[float, float]
+    corner: tuple[float, float]
     step: tuple[float, float]
     center: tuple[float, float]
+    half: float = 0.5
 
     @classmethod
     def whole(cls, height: int, width: int) -> "Grid":
         """Return the grid of DUSt3R and MASt3R."""
-        return cls(height, width, (0.0, 0.0), (1.0, 1.0), (width / 2, height / 2))
+        return cls(height, width, (0.0, 0.0), (1.0, 1.0), (width / 2, height / 2), 0.0)
 
-    def pixels(self, stride: int = 1) -> Float[Tensor, "h w 2"]:
-        """Return (x, y) of every pixel, or of every ``stride``-th, from ``stride // 2`` on."""
-        start = stride // 2
-        x = torch.arange(start, self.width, stride) * self.step[0] + self.origin[0]
-        y = torch.arange(start, self.height, stride) * self.step[1] + self.origin[1]
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Where the first pixel is."""
+        (x, y), (across, down) = self.corner, self.step
+        return x + self.half * across, y + self.half * down
+
+    @property
+    def long_side(self) -> float:
+        """Return the longer side."""
+        return max(self.width * self.step[0], self.height * self.step[1])
+
+    def pixels(self) -> Float[Tensor, "h w 2"]:
+        """Return (x, y) of every pixel."""
+        x = torch.arange(self.width) * self.step[0] + self.origin[0]
+        y = torch.arange(self.height) * self.step[1] + self.origin[1]
         return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
     def thin(self, stride: int) -> "Grid":
@@ -48,12 +60,11 @@ class Grid(NamedTuple):
         if stride == 1:
             return self
         start = stride // 2
-        return Grid(
-            len(range(start, self.height, stride)),
-            len(range(start, self.width, stride)),
-            (self.origin[0] + start * self.step[0], self.origin[1] + start * self.step[1]),
-            (self.step[0] * stride, self.step[1] * stride),
-            self.center,
+        return self._replace(
+            height=len(range(start, self.height, stride)),
+            width=len(range(start, self.width, stride)),
+            step=(self.step[0] * stride, self.step[1] * stride),
+            half=(start + self.half) / stride,
         )
 
 
