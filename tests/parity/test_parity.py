@@ -17,6 +17,7 @@ from tests.parity import (
     convnext,
     croco,
     dino,
+    dino_losses,
     fast_nn,
     fewshot,
     fusion,
@@ -29,8 +30,10 @@ from tests.parity import (
     raster,
     rope2d,
     sam2,
+    sparse_ga,
     splatt3r_utils,
     vggt,
+    vggt_losses,
     vggt_omega,
 )
 
@@ -47,6 +50,7 @@ VIT = Runner(dino.cases, dino.run_case)
 RUNNERS = {
     "croco": Runner(croco.cases, croco.run_case),
     "croco_v1_cosine": Runner(croco.cases, croco.run_case),
+    "dino_losses": Runner(dino_losses.cases, dino_losses.run_case),
     "dinov2": VIT,
     "dinov2_reg": VIT,
     "dinov2_swiglu_reg": VIT,
@@ -70,9 +74,11 @@ RUNNERS = {
     "raster": Runner(raster.cases, raster.run_case),
     "rope2d": Runner(rope2d.cases, rope2d.run_case),
     "sam2_tiny": Runner(sam2.cases, sam2.run_case),
+    "sparse_ga": Runner(sparse_ga.cases, sparse_ga.run_case),
     "splatt3r": PAIR,
     "splatt3r_utils": Runner(splatt3r_utils.cases, splatt3r_utils.run_case),
     "vggt": Runner(vggt.cases, vggt.run_case),
+    "vggt_losses": Runner(vggt_losses.cases, vggt_losses.run_case),
     "vggt_omega": Runner(vggt_omega.cases, vggt_omega.run_case),
 }
 
