@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+# No test reaches for the network or for weights that this machine happens to have.
+os.environ |= {"SIGHTLINE_OFFLINE": "1", "SIGHTLINE_CACHE": "no-cache", "HF_HUB_CACHE": "no-cache"}
 
 from pathlib import Path
 

@@ -74,9 +74,11 @@ def test_older_names() -> None:
 def test_wrong_names_and_weights_are_explained() -> None:
     with pytest.raises(UnknownNameError, match="closest: .*dinov3_vitb16"):
         build_dinov3("dinov3_vitb14", pretrained=False)
-    with pytest.raises(CheckpointError, match="download dinov3_vits16_pretrain_lvd1689m-08c60483"):
+    with pytest.raises(CheckpointError, match="dinov3_vits16 is not on this machine"):
         dinov3.dinov3_vits16(device="meta")
-    with pytest.raises(CheckpointError, match='"dinov3_vits16" has no weights "SAT493M"'):
+    with pytest.raises(CheckpointError, match="dinov3_vitl16_sat493m is not on this machine"):
+        dinov3.dinov3_vitl16(weights="SAT493M", device="meta")
+    with pytest.raises(CheckpointError, match='"dinov3_vits16" has no weights "sat493m"'):
         dinov3.dinov3_vits16(weights="SAT493M", device="meta")
 
 

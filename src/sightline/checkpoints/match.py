@@ -103,10 +103,15 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: str = "th
 
 def refuse_broken(state: Mapping[str, Tensor], source: str) -> None:
     """Raise a `CheckpointError` when a tensor holds NaN or infinity."""
-    broken = [name for name, tensor in state.items() if not _finite(tensor)]
+    broken = broken_names(state)
     if broken:
         msg = f"expected finite weights in {source}, but {some(broken)} hold NaN or infinity"
         raise CheckpointError(msg)
+
+
+def broken_names(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that hold NaN or infinity, read one at a time."""
+    return [name for name, tensor in state.items() if not _finite(tensor)]
 
 
 def aliases(model: nn.Module) -> list[list[str]]:

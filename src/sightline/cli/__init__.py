@@ -15,6 +15,7 @@ VERBS = {
     "export": "a finished scene in the formats of other tools",
     "view": "a finished scene in the browser",
     "features": "what a vision model sees in photos or a video, as arrays and pictures",
+    "models": "weights: what exists, what a file is, downloads",
     "demo": "a procedural scene from start to end: no input, weights or network needed",
     "doctor": "what this machine and this installation can do",
 }

@@ -358,8 +358,8 @@ def build_dinov2(name: str, pretrained: Pretrained = True, **options: Any) -> Di
 
     Args:
         name: One of `MODELS`.
-        pretrained: False for an untrained network, or the path of a weights file. True stands for
-            the authors' file.
+        pretrained: False for an untrained network; True for the authors' file, from the cache or
+            downloaded; or a file, a folder, a URL or ``REPO_ID/FILENAME``.
         options: Constructor options that replace the published ones; ``n_storage_tokens`` is taken
             for ``num_register_tokens``.
 
@@ -372,4 +372,4 @@ def build_dinov2(name: str, pretrained: Pretrained = True, **options: Any) -> Di
     entry = MODELS[name]
     options = entry.options | rename_option(options, "n_storage_tokens", "num_register_tokens")
     path = weights_path(name, entry, pretrained)
-    return build_and_load(DinoVisionTransformer, options, path)
+    return build_and_load(DinoVisionTransformer, options, path, name=name)

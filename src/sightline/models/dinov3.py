@@ -464,8 +464,8 @@ def build_dinov3(
 
     Args:
         name: A name from `MODELS`, `ALIASES`, or of a ConvNeXt.
-        pretrained: False for an untrained network, or the path of a weights file. True stands for
-            the authors' file.
+        pretrained: False for an untrained network; True for the authors' file, from the cache or
+            downloaded; or a file, a folder, a URL or ``REPO_ID/FILENAME``.
         options: Constructor options that replace the published ones; ``num_register_tokens`` is
             taken for ``n_storage_tokens``. ``weights`` chooses between the authors' files
             ("lvd1689m", "sat493m"), or is a path like ``pretrained``.
@@ -505,14 +505,13 @@ def _build(name: str, pretrained: Pretrained, options: dict[str, Any]) -> DinoVi
     settings = entry.options | options
     if weights is not None and weights.lower() == "sat493m":
         settings["untie_global_and_local_cls_norm"] = True
-    return build_and_load(DinoVisionTransformer, settings, path, _adapt)
+    return build_and_load(DinoVisionTransformer, settings, path, _adapt, name=true_name)
 
 
 _DATA = {"lvd1689m", "sat493m"}
 
 
 def _adapt(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Follow the file: satellite and self-trained ViTs may have a norm for local crops."""
-    if any(name.endswith("local_cls_norm.weight") for name in names):
-        options["untie_global_and_local_cls_norm"] = True
-    return options
+    """Follow the file: the norm for local crops acts in training only, and other libraries drop it."""
+    untied = any(name.endswith("local_cls_norm.weight") for name in names)
+    return options | {"untie_global_and_local_cls_norm": untied}

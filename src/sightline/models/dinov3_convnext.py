@@ -265,8 +265,8 @@ def build_convnext(name: str, pretrained: Pretrained = True, **options: Any) -> 
 
     Args:
         name: One of `MODELS`.
-        pretrained: False for an untrained network, or the path of a weights file. True stands for
-            the authors' file.
+        pretrained: False for an untrained network; True for the authors' file, from the cache or
+            downloaded; or a file, a folder, a URL or ``REPO_ID/FILENAME``.
         options: Constructor options that replace the published ones.
 
     Raises:
@@ -276,4 +276,4 @@ def build_convnext(name: str, pretrained: Pretrained = True, **options: Any) -> 
     if name not in MODELS:
         raise UnknownNameError("DINOv3 ConvNeXt", name, MODELS)
     path = weights_path(name, MODELS[name], pretrained, options.pop("weights", None))
-    return build_and_load(ConvNeXt, MODELS[name].options | options, path)
+    return build_and_load(ConvNeXt, MODELS[name].options | options, path, name=name)

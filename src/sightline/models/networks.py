@@ -1,13 +1,15 @@
 """Published networks by name, and the one door through which weights come in: `load`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from sightline.errors import UnknownNameError
+from sightline.checkpoints import State, read_checkpoint
+from sightline.errors import CheckpointError, UnknownNameError
+from sightline.hub import CATALOGUE, resolve
 from sightline.models.published import Pretrained, Published, build_and_load, weights_path
 from sightline.nn.options import Device, DType
 
@@ -45,7 +47,8 @@ def names() -> dict[str, str]:
     """Return every network that can be built by name -> its family."""
     found = {name: family for family in FAMILIES for name in table_of(family)}
     aliases: Mapping[str, str] = _module("dinov3").ALIASES
-    return found | dict.fromkeys(aliases, "dinov3")
+    weights = {entry.name: entry.family for entry in CATALOGUE.values()}
+    return weights | found | dict.fromkeys(aliases, "dinov3")
 
 
 def table_of(family: str) -> dict[str, Any]:
@@ -70,14 +73,69 @@ def load_network(
     known = names()
     family = known.get(str(name))
     if family is None:
-        raise UnknownNameError("network", str(name), known)
+        return _load_file(name, checkpoint, known, options, device, dtype)
     options |= {"device": device, "dtype": dtype}
     pretrained = True if checkpoint is None else checkpoint
-    entry = table_of(family).get(str(name))
+    published = CATALOGUE.get(str(name))
+    network = str(name) if published is None else published.network
+    entry = table_of(family).get(network)
     if entry is None or isinstance(entry, Published):
-        return builder_of(family)(str(name), pretrained, **options)
-    path = weights_path(str(name), Published(entry, {}), pretrained)
-    return build_and_load(builder_of(family), entry | options, path)
+        if published is not None and published.name != network:
+            options["weights"] = published.name.removeprefix(f"{network}_")
+        return builder_of(family)(network, pretrained, **options)
+    path = resolve(str(name)) if pretrained is True else weights_path(str(name), _NONE, pretrained)
+    adapt, prepare = _ADAPT.get(family), _PREPARE.get(family)
+    return build_and_load(builder_of(family), entry | options, path, adapt, prepare, str(name))
+
+
+def _load_file(
+    source: str | Path,
+    checkpoint: Pretrained | None,
+    known: Mapping[str, str],
+    options: dict[str, Any],
+    device: Device,
+    dtype: DType,
+) -> nn.Module:
+    """Load a checkpoint after finding out what it is."""
+    from sightline.models.recognize import explain, network_class, recognize
+
+    if checkpoint not in {None, True}:
+        raise UnknownNameError("network", str(source), known, "sightline models list")
+    try:
+        path = resolve(source)
+    except UnknownNameError as error:
+        raise UnknownNameError("network", str(source), known, "sightline models list") from error
+    file = read_checkpoint(path)
+    found = recognize(file.weights)
+    if found is None or not found.report.strict:
+        msg = f"expected weights of a known network in {path}, but {explain(file.weights)}"
+        raise CheckpointError(msg)
+    told = dict(file.config) if file.constructor is None else file.constructor.options
+    sizes = found.options | {key: told[key] for key in found.assumed if key in told}
+    sizes |= options | {"device": device, "dtype": dtype}
+    return build_and_load(network_class(found.family), sizes, path, name=found.title)
+
+
+_NONE = Published({}, {})
+
+
+def _adapt_splatt3r(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Expect the weights of the perceptual loss only where the file has them."""
+    return options | {"lpips": any("lpips_criterion." in name for name in names)}
+
+
+def _adapt_sam2(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Expect the tensors of video only where the file has them."""
+    return options if any("maskmem_tpos_enc" in n for n in names) else options | {"video": None}
+
+
+def _prepare_pairs(state: State) -> State:
+    """Early files have one decoder, which both views start from."""
+    return import_module("sightline.models.dust3r").restore_second_decoder(state)
+
+
+_ADAPT = {"splatt3r": _adapt_splatt3r, "sam2": _adapt_sam2}
+_PREPARE = {"dust3r": _prepare_pairs, "mast3r": _prepare_pairs}
 
 
 def _module(family: str) -> Any:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from sightline.checkpoints import load_strict, read_weights
+from sightline.checkpoints import State, compare, load_strict, read_weights
 from sightline.errors import CheckpointError
+from sightline.hub import CATALOGUE, resolve
 
 Network = TypeVar("Network", bound=nn.Module)
 Pretrained = bool | str | Path
@@ -51,12 +52,13 @@ def rename_option(options: Mapping[str, Any], alias: str, name: str) -> dict[str
 def weights_path(
     name: str, entry: Published, pretrained: Pretrained, weights: str | None = None
 ) -> Path | None:
-    """Return the file to load, or None for an untrained network.
+    """Return the file to load, fetched if need be, or None for an untrained network.
 
     Args:
-        name: The network's name, for the error text.
+        name: The network's name.
         entry: The published network.
-        pretrained: False, True (the authors' file), or a path.
+        pretrained: False, True (the authors' file, from the cache or downloaded), or a file, a
+            folder, a URL or ``REPO_ID/FILENAME``.
         weights: Which of the authors' files, by name.
 
     Raises:
@@ -64,23 +66,19 @@ def weights_path(
     """
     if pretrained is False:
         return None
-    if isinstance(pretrained, Path) or (isinstance(pretrained, str) and "://" not in pretrained):
-        return Path(pretrained)
-    key = weights or next(iter(entry.files), "")
-    file = entry.files.get(key.lower())
-    wanted = pretrained if isinstance(pretrained, str) else file
-    if wanted is None:
+    if pretrained is not True:
+        return resolve(pretrained)
+    key = (weights or next(iter(entry.files), "")).lower()
+    usual = key == next(iter(entry.files), "")
+    published = name if usual else f"{name}_{key}"
+    if published not in CATALOGUE or (key and key not in entry.files):
         msg = (
             f'"{name}" has no weights "{key}"; published are: {", ".join(entry.files)}'
             if entry.files
             else f'no weights were ever published for "{name}"; build it with pretrained=False'
         )
         raise CheckpointError(msg)
-    msg = (
-        f"expected a local weights file for {name}; download {wanted} from its authors and give "
-        "its path: pretrained=PATH (or pretrained=False for an untrained network)"
-    )
-    raise CheckpointError(msg)
+    return resolve(published)
 
 
 def build_and_load(
@@ -88,6 +86,8 @@ def build_and_load(
     options: Mapping[str, Any],
     path: Path | None,
     adapt: Callable[[dict[str, Any], Iterable[str]], dict[str, Any]] | None = None,
+    prepare: Callable[[State], State] | None = None,
+    name: str = "",
 ) -> Network:
     """Build a network untrained, or directly from a file without drawing weights first.
 
@@ -96,13 +96,28 @@ def build_and_load(
         options: Its options.
         path: The weights, or None.
         adapt: Changes the options according to the names in the file.
+        prepare: Completes what older files leave out.
+        name: What was asked for, for the error text.
+
+    Raises:
+        CheckpointError: The weights do not fit; the text says what they are instead.
     """
     if path is None:
         return build(**options)
-    state = read_weights(path)
+    from sightline.models.layouts import to_official  # which needs the tables of the networks
+
+    given = read_weights(path)
+    state = to_official(given).weights
+    if prepare is not None:
+        state = prepare(state)
     if adapt is not None:
         options = adapt(dict(options), state.keys())
     device = options.get("device") or "cpu"
     model = build(**{**options, "device": "meta"})
+    report = compare(model, state)
+    if not report.strict:
+        from sightline.models.recognize import explain
+
+        raise CheckpointError(report.sentence(str(path), explain(given, name)))
     load_strict(model, state, str(path))
     return model if torch.device(device).type == "meta" else model.to(device)
