@@ -11,18 +11,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sightline.segmentation.evaluate import evaluate_instances, evaluate_semantic
     from sightline.segmentation.matching import AmgOptions, MatchOptions, match_amg, match_proposals
+    from sightline.segmentation.memory import MemoryBank
+    from sightline.segmentation.references import Reference
+    from sightline.segmentation.segmenter import FewShotSegmenter
 
 __all__ = [
     "AmgOptions",
+    "FewShotSegmenter",
     "MatchOptions",
+    "MemoryBank",
+    "Reference",
+    "evaluate_instances",
+    "evaluate_semantic",
     "match_amg",
     "match_proposals",
 ]
 
 _HOMES = {
     "AmgOptions": "matching",
+    "FewShotSegmenter": "segmenter",
     "MatchOptions": "matching",
+    "MemoryBank": "memory",
+    "Reference": "references",
+    "evaluate_instances": "evaluate",
+    "evaluate_semantic": "evaluate",
     "match_amg": "matching",
     "match_proposals": "matching",
 }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sightline.errors import FileFormatError, InputError
+from sightline.errors import InputError
 from sightline.io.atomic import atomic_write_text
 from sightline.io.images import MAX_PIXELS
 from sightline.io.reading import bad_file, check_file, inside, read_whole
@@ -326,19 +326,3 @@ def image_path(folder: Path, image: CocoImage) -> Path:
             return flat
         raise InputError(f"there is no picture {path}; check the picture folder")
     return path
-
-
-__all__ = [
-    "Annotation",
-    "CocoDataset",
-    "CocoImage",
-    "FileFormatError",
-    "Id",
-    "encode_results",
-    "image_path",
-    "parse_coco",
-    "read_coco",
-    "read_json",
-    "read_results",
-    "write_json",
-]

@@ -89,3 +89,31 @@ def pair_overlaps(a, b, spans_a, spans_b, groups_a, groups_b, earlier, out):
                 for x in range(x0 >> 6, (x1 >> 6) + 1):
                     total += _bits(a[i, y, x] & b[j, y, x])
             out[i, j] = total
+
+
+@kernel
+def match_detections(ious, ignored, crowd, thresholds, matched, passed):
+    """Assign detections (by falling score) to objects (counted ones first), as COCO does.
+
+    ``matched [T, D]`` becomes 1 where a detection has an object, ``passed [T, D]`` where that
+    object is an ignored one. A crowd can be matched any number of times.
+    """
+    taken = np.empty(len(ignored), np.bool_)
+    for t in range(len(thresholds)):
+        taken[:] = False
+        for d in range(ious.shape[0]):
+            best = min(thresholds[t], 1 - 1e-10)
+            m = -1
+            for g in range(len(ignored)):
+                if taken[g] and not crowd[g]:
+                    continue
+                if m >= 0 and not ignored[m] and ignored[g]:
+                    break
+                if ious[d, g] < best:
+                    continue
+                best = ious[d, g]
+                m = g
+            if m >= 0:
+                taken[m] = True
+                matched[t, d] = 1
+                passed[t, d] = ignored[m]

@@ -6,6 +6,7 @@ is paired with every mask and the best pairs win.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -165,6 +166,8 @@ def match_proposals(
     prototypes: Float[Tensor, "k c"],
     size: tuple[int, int],
     options: MatchOptions | None = None,
+    *,
+    similarity: Callable[[Float[Tensor, "p c"]], Float[Tensor, "p l"]] | None = None,
 ) -> InstanceMasks:
     """Run the default model on one image.
 
@@ -175,6 +178,7 @@ def match_proposals(
         prototypes: One unit vector a class.
         size: Height and width of the result.
         options: The paper's numbers by default.
+        similarity: Another measure of unit object features; ``prototypes`` are then unused.
 
     Returns:
         At most ``num_out_instance`` instances by falling score; none when nothing is found.
@@ -184,8 +188,8 @@ def match_proposals(
     alive = inside.flatten(1).any(1).nonzero()[:, 0]
     logits, inside, quality = logits[alive], inside[alive], quality[alive]
     objects = object_features(features, inside)
-    similarity = cosine(objects, prototypes)
-    rows, labels, scores = select_candidates(similarity, mask_boxes(inside), quality, options)
+    alike = cosine(objects, prototypes) if similarity is None else similarity(objects)
+    rows, labels, scores = select_candidates(alike, mask_boxes(inside), quality, options)
     return finish(logits[rows], objects[rows], labels, scores, size, options)[0]
 
 
