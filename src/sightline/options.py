@@ -26,10 +26,18 @@ class ReconstructOptions:
 
     geometry: GeometryName = option(
         "auto",
-        "where cameras come from: given ones (COLMAP, transforms.json) or classical SfM; "
-        "auto takes what the input offers",
+        "where cameras come from: given ones (COLMAP, transforms.json), classical SfM, or a learned "
+        "model; auto takes what the input and the machine offer and says why",
     )
-    checkpoint: str | None = option(None, "weights of a learned geometry model")
+    checkpoint: str | None = option(
+        None, "weights of a learned geometry model; default: what was downloaded before"
+    )
+    memory_limit: float | None = option(
+        None, "learned geometry: most GB to take; longer inputs are then worked on in parts"
+    )
+    refine: Literal["none", "ba"] = option(
+        "none", "learned geometry: adjust cameras to matched features (robust bundle adjustment)"
+    )
     splats: Literal["optimize", "feedforward", "none"] = option(
         "optimize", "how Gaussian splats are made"
     )
@@ -66,8 +74,8 @@ class ReconstructOptions:
     exposure: Literal["none", "affine", "bilateral"] = option(
         "affine", "per-photo exposure correction, fitted on training views only"
     )
-    refine_poses: bool = option(
-        False, "improve training poses while fitting splats; helps where poses are rough"
+    refine_poses: bool | None = option(
+        None, "improve training poses while fitting splats; default: only those of learned models"
     )
     antialiased: bool = option(False, "fit with the antialiased (mip) rasteriser")
     features: str | None = option(None, "carry this backbone's features on the splats")
@@ -101,6 +109,10 @@ class ReconstructOptions:
             raise InputError("--test-every 1 would hold out every view; use 2 or more, or 0")
         if self.sh_degree > 3:
             raise InputError(f"--sh-degree must be 0 to 3, got {self.sh_degree}; lower it")
+        if self.memory_limit is not None and not self.memory_limit > 0:
+            raise InputError(
+                f"--memory-limit must be above 0 GB, got {self.memory_limit}; raise it"
+            )
         if self.fps is not None and not 0 < self.fps < 1000:
             raise InputError(f"--fps must be above 0 and below 1000, got {self.fps}; change it")
         export_names(self.export)

@@ -41,6 +41,15 @@ class GeometryEstimator(Protocol):
 
 
 @runtime_checkable
+class SplatEstimator(Protocol):
+    """An estimator that also sees splats in the pictures, in one pass."""
+
+    def estimate_splats(self, views: Views) -> tuple[Reconstruction, Gaussians]:
+        """Return one camera a view, and splats in the same world."""
+        ...
+
+
+@runtime_checkable
 class Rasterizer(Protocol):
     """Anything that draws splats."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sightline.errors import FileFormatError, InputError, UnknownNameError
+from sightline.geometry.cloud import dense_cloud
 from sightline.io.export import EXPORTERS, ExportOptions, SceneResult
 from sightline.io.scene_arrays import CameraFile, GeometryFile
 from sightline.protocols import Progress
@@ -97,10 +98,23 @@ class Run:
         )
 
     def points(self) -> PointCloud | None:
-        """Return the triangulated points; ``confidence`` is the number of views that saw each."""
+        """Return the points of the depth maps, thinned, or the triangulated ones.
+
+        ``confidence`` is the model's own, or the number of views that saw a point.
+        """
         if not (self.path / "geometry.npz").is_file():
             return None
-        sparse = self.geometry_file().sparse
+        cameras = self.camera_file()
+        geometry = GeometryFile(self.path / "geometry.npz", cameras)
+        if geometry.depth is not None:
+            return dense_cloud(
+                geometry.images,
+                geometry.depth,
+                cameras.cameras,
+                valid=geometry.surface,
+                confidence=geometry.confidence,
+            )
+        sparse = geometry.sparse
         if sparse is None:
             return None
         seen = torch.bincount(sparse.tracks[:, 0].long(), minlength=len(sparse.points))

@@ -36,7 +36,8 @@ def viewer_scene(path: Path) -> ViewerScene:
         thumbnails=_thumbnails(scene.images),
         gaussians=scene.gaussians,
         points=scene.points,
-        tracks=None if scene.sparse is None else scene.sparse.tracks,
+        # Points of depth maps have no tracks; those of triangulated points do not name them.
+        tracks=None if scene.sparse is None or scene.depth is not None else scene.sparse.tracks,
     )
 
 

@@ -61,7 +61,10 @@ class VerbParser(ArgumentParser):
                 continue
             flag = f"--{item.name.replace('_', '-')}"
             text = item.metadata["help"]
-            if hints[item.name] is bool:
+            if hints[item.name] == bool | None:  # unset means that the default decides
+                action = argparse.BooleanOptionalAction
+                self.add_argument(flag, action=action, default=None, help=text)
+            elif hints[item.name] is bool:
                 self.add_argument(
                     flag,
                     action=argparse.BooleanOptionalAction if item.default else "store_true",

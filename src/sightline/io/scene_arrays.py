@@ -24,6 +24,7 @@ _CAMERA_SHAPES = {
     "width": (),
     "metric": (),
 }
+_DENSE = ("depth", "confidence", "valid")
 _LENS_SHAPES = {"lens_K": ("V", 3, 3), "lens_distortion": ("V", 8), "lens_fisheye": ("V",)}
 
 
@@ -34,6 +35,7 @@ def write_cameras(
     *,
     original_size: Int64[Tensor, "V 2"],
     test: Bool[Tensor, " V"],
+    estimated: Float[Tensor, "V 4 4"] | None = None,
 ) -> None:
     """Write one camera a view, at the size of ``views``; unregistered poses are NaN.
 
@@ -43,6 +45,7 @@ def write_cameras(
         reconstruction: Tells registration, metric scale and the lenses of the stored pictures.
         original_size: Height and width of the stored pictures.
         test: True for held-out views.
+        estimated: Poses as geometry found them, where those of ``views`` were refined since.
     """
     assert views.cameras is not None
     arrays = {
@@ -62,6 +65,8 @@ def write_cameras(
         arrays["lens_K"] = reconstruction.lenses.K.double()
         arrays["lens_distortion"] = reconstruction.lenses.distortion.double()
         arrays["lens_fisheye"] = reconstruction.lenses.fisheye
+    if estimated is not None:
+        arrays["w2c_estimated"] = estimated.double()
     write_npz(path, arrays)
 
 
@@ -69,7 +74,8 @@ class CameraFile:
     """What ``cameras.npz`` holds, checked.
 
     Attributes:
-        cameras: float64, at model resolution.
+        cameras: float64, at model resolution; refined with the splats where that was asked for.
+        estimated: Their poses as geometry found them, before any refinement with splats.
         names, from_original, sizes, original_size, registered, test, metric: As in the file.
         lenses: Of the stored pictures, or None.
     """
@@ -90,6 +96,10 @@ class CameraFile:
             height=int(arrays["height"]),
             width=int(arrays["width"]),
         )
+        self.estimated = self.cameras.w2c
+        if "w2c_estimated" in arrays:
+            _check(path, arrays, {"w2c": ("V", 4, 4), "w2c_estimated": ("V", 4, 4)})
+            self.estimated = _floats(arrays["w2c_estimated"])
         self.from_original = _floats(arrays["from_original"])
         self.sizes = torch.from_numpy(arrays["sizes"]).long()
         self.original_size = torch.from_numpy(arrays["original_size"]).long()
@@ -107,10 +117,17 @@ class CameraFile:
             )
 
 
-def write_geometry(path: Path, views: Views, reconstruction: Reconstruction) -> None:
+def write_geometry(
+    path: Path,
+    views: Views,
+    reconstruction: Reconstruction,
+    *,
+    sky: Bool[Tensor, "V H W"] | None = None,
+) -> None:
     """Write the views' pictures and whatever geometry there is.
 
-    ``views.images`` are uint8. Points and depth are in the scene's units, world axes.
+    ``views.images`` are uint8. Points and depth are in the scene's units, world axes; ``sky`` marks
+    what has no surface.
     """
     assert views.images.dtype == torch.uint8
     arrays: dict[str, Tensor | np.ndarray] = {"images": views.images.movedim(1, -1).contiguous()}
@@ -122,6 +139,8 @@ def write_geometry(path: Path, views: Views, reconstruction: Reconstruction) -> 
             arrays[name] = value.float()
     if reconstruction.valid is not None:
         arrays["geometry_valid"] = reconstruction.valid
+    if sky is not None:
+        arrays["sky"] = sky
     if reconstruction.sparse is not None:
         arrays["sparse_points"] = reconstruction.sparse.points.float()
         arrays["sparse_colors"] = reconstruction.sparse.colors
@@ -138,6 +157,7 @@ class GeometryFile:
         images: uint8 [V 3 H W].
         valid: [V H W] or None: where a pixel counts.
         depth, confidence, points: Dense maps or None.
+        geometry_valid, sky: [V H W] or None: where depth holds, and what has no surface.
         sparse: Triangulated points or None.
     """
 
@@ -154,6 +174,7 @@ class GeometryFile:
             "images": (*size, 3),
             "valid": size,
             "geometry_valid": size,
+            "sky": size,
             "depth": size,
             "confidence": size,
             "points": (*size, 3),
@@ -163,6 +184,7 @@ class GeometryFile:
         self.images = torch.from_numpy(arrays["images"]).movedim(-1, 1)
         self.valid = _tensor(arrays, "valid")
         self.geometry_valid = _tensor(arrays, "geometry_valid")
+        self.sky = _tensor(arrays, "sky")
         self.depth = _tensor(arrays, "depth")
         self.confidence = _tensor(arrays, "confidence")
         self.points = _tensor(arrays, "points")
@@ -193,6 +215,13 @@ class GeometryFile:
                 tracks=torch.from_numpy(tracks).int(),
                 errors=_tensor(arrays, "sparse_errors"),
             )
+
+    @property
+    def surface(self) -> Bool[Tensor, "V H W"] | None:
+        """Where depth maps show something solid; None where nothing is known of that."""
+        if self.sky is None or self.geometry_valid is None:
+            return self.geometry_valid
+        return self.geometry_valid & ~self.sky
 
 
 def _floats(array: np.ndarray) -> Float[Tensor, "..."]:
@@ -227,7 +256,10 @@ def _check(
 
 
 def write_reconstruction(path: Path, reconstruction: Reconstruction) -> None:
-    """Write a sparse reconstruction of the stored pictures, for the next stage of a run."""
+    """Write a reconstruction of the stored pictures, for the next stage of a run.
+
+    Point maps are left out: depth and cameras give them.
+    """
     arrays: dict[str, Tensor | np.ndarray] = {
         "w2c": reconstruction.cameras.w2c.double(),
         "K": reconstruction.cameras.K.double(),
@@ -248,7 +280,12 @@ def write_reconstruction(path: Path, reconstruction: Reconstruction) -> None:
         arrays["sparse_tracks"] = reconstruction.sparse.tracks
         if reconstruction.sparse.errors is not None:
             arrays["sparse_errors"] = reconstruction.sparse.errors.double()
-    write_npz(path, {k: np.asarray(v) for k, v in arrays.items()})
+    for name in _DENSE:
+        value = getattr(reconstruction, name)
+        if value is not None:
+            arrays[name] = value
+    dense = reconstruction.depth is not None
+    write_npz(path, {k: np.asarray(v) for k, v in arrays.items()}, compress=not dense)
 
 
 def read_reconstruction(path: Path) -> Reconstruction:
@@ -276,6 +313,7 @@ def read_reconstruction(path: Path) -> Reconstruction:
             "sparse_colors": ("N", 3),
             "sparse_tracks": ("T", 2),
         }
+    shapes |= {name: ("V", "H", "W") for name in _DENSE if name in arrays}
     _check(path, arrays, shapes)
     lenses = sparse = None
     if "lens_K" in arrays:
@@ -304,4 +342,5 @@ def read_reconstruction(path: Path) -> Reconstruction:
         sparse=sparse,
         lenses=lenses,
         rejected=tuple((str(name), str(reason)) for name, reason in arrays["rejected"]),
+        **{name: _tensor(arrays, name) for name in _DENSE},
     )

@@ -15,7 +15,7 @@ from sightline.errors import InputError
 from sightline.options import ReconstructOptions, export_names
 from sightline.pipeline import stages
 from sightline.pipeline.summary import write_summary
-from sightline.pipeline.work import LiveNumbers, Work, choose_device
+from sightline.pipeline.work import LiveNumbers, Loaded, Work, choose_device
 from sightline.protocols import GeometryEstimator, Progress
 from sightline.results import Run
 from sightline.run import RunFolder, is_run
@@ -31,6 +31,7 @@ def reconstruct(
     progress: Progress | None = None,
     on_step: LiveNumbers | None = None,
     command: str | None = None,
+    loaded: Loaded | None = None,
     **options: Any,  # noqa: ANN401 - the fields of ReconstructOptions
 ) -> Run:
     """Make a 3D scene from photos, folders, videos, a COLMAP model or a ``transforms.json``.
@@ -44,6 +45,7 @@ def reconstruct(
         progress: Called as ``progress(stage, done, total)``; may raise ``Cancelled``.
         on_step: Gets live numbers while splats are optimised.
         command: What the report shows for repeating the run.
+        loaded: Keeps networks of learned methods loaded: give the same dictionary to several calls.
         options: The fields of ``sightline.options.ReconstructOptions``.
 
     Returns:
@@ -74,6 +76,7 @@ def reconstruct(
         estimator=None if isinstance(geometry, str) else geometry,
         progress=progress,
         on_step=on_step,
+        loaded={} if loaded is None else loaded,
     )
     with folder.locked(), folder.working():
         folder.state["device"] = work.device
@@ -81,8 +84,9 @@ def reconstruct(
         stages.ingest(work)
         stages.cameras(work)
         stages.views(work)
-        if settings.splats == "optimize":
-            stages.splats(work)
+        if settings.splats != "none":
+            make = stages.splats if settings.splats == "optimize" else stages.feedforward
+            make(work)
             stages.evaluate(work)
         stages.export(work)
         write_summary(work)
@@ -124,19 +128,12 @@ def _open(
 
 
 def _refuse_unbuilt(options: ReconstructOptions) -> None:
-    """Say plainly which named options wait for the networks, before any work."""
-    learned = options.geometry if options.geometry not in ("auto", "colmap", "given") else None
-    for flag, value in (
-        ("--geometry", learned),
-        ("--checkpoint", options.checkpoint),
-        ("--features", options.features),
-        ("--splats", "feedforward" if options.splats == "feedforward" else None),
-    ):
-        if value is not None:
-            raise InputError(
-                f"{flag} {value} needs a learned model, which this version does not have yet; "
-                "use --geometry colmap or given, and --splats optimize"
-            )
+    """Say plainly which options cannot work, before any work."""
+    if options.features is not None:
+        raise InputError(
+            f"--features {options.features} is not in this version yet; leave it out, or use "
+            "sightline features"
+        )
 
 
 def _refuse_inputs_inside(inputs: list[str], output: Path) -> None:

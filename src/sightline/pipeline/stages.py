@@ -1,14 +1,17 @@
 """The stages of a run, in order. Each reads what earlier ones wrote and leaves files of its own."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 
 from sightline.errors import InputError, ReconstructionError
+from sightline.geometry.align import transform_cameras
+from sightline.geometry.cloud import dense_cloud, sky_mask
 from sightline.io.arrays import write_npz
 from sightline.io.atomic import atomic_folder, atomic_write_text
 from sightline.io.scene_arrays import (
@@ -18,11 +21,25 @@ from sightline.io.scene_arrays import (
     write_reconstruction,
 )
 from sightline.options import export_names
+from sightline.pipeline.geometry import Choice
 from sightline.pipeline.work import Work, read_exposure
-from sightline.protocols import GeometryEstimator
+from sightline.protocols import SplatEstimator
 from sightline.results import Run
 from sightline.splatting.config import OptimizeConfig
-from sightline.types import Cameras, Lenses, Reconstruction, Views
+from sightline.types import (
+    Cameras,
+    Gaussians,
+    Lenses,
+    PointCloud,
+    Reconstruction,
+    SparsePoints,
+    Views,
+)
+
+_FILLED = 0.5
+"""Part of the budget of splats that may start from depth maps."""
+_UNCERTAIN = 20.0
+"""Percentage of their pixels, the least certain, where no splat starts."""
 
 
 def ingest(work: Work) -> None:
@@ -62,20 +79,35 @@ def ingest(work: Work) -> None:
 
 
 def cameras(work: Work) -> None:
-    """Find the cameras of the stored pictures."""
+    """Find the cameras of the stored pictures, and with learned methods their depth."""
     from sightline.io.ingested import load_ingested
+    from sightline.io.ply import write_gaussian_ply
+    from sightline.pipeline import geometry
 
     if work.folder.finished("cameras"):
         return
     with work.folder.stage("cameras") as facts:
         ingested = load_ingested(work.folder.path)
-        name, estimator = _estimator(work, ingested.given)
-        facts["geometry"] = name
-        found = estimator.estimate(ingested.views(work.long_side))
+        seen = ingested.views(work.long_side)
+        choice = geometry.choose(work, ingested)
+        try:
+            found, gaussians = _estimate(work, choice, seen)
+        except ReconstructionError as error:
+            instead = geometry.stand_in(work, str(error)) if choice.name == "colmap" else None
+            if instead is None:
+                raise
+            choice = instead
+            found, gaussians = _estimate(work, choice, seen)
+        facts["geometry"], facts["dense"] = choice.name, found.depth is not None
+        if choice.why:
+            work.folder.warn(choice.why)
+        if choice.checkpoint is not None:
+            work.folder.state["checkpoints"] = [choice.facts()]
         count = int(found.registered.sum())
-        if count < 2:
+        least = 1 if found.depth is not None else 2
+        if count < least:
             raise ReconstructionError(
-                f"only {count} of {len(ingested)} views got a camera, and a scene needs 2 or "
+                f"only {count} of {len(ingested)} views got a camera, and a scene needs {least} or "
                 "more; take more overlapping photos of a textured scene"
             )
         facts["registered"] = count
@@ -83,30 +115,19 @@ def cameras(work: Work) -> None:
         for view, reason in found.rejected:
             work.folder.warn(f"{view} was left out: {reason}")
         write_reconstruction(work.file("stages", "reconstruction.npz"), found)
+        if gaussians is not None:
+            write_gaussian_ply(work.file("stages", "feedforward.ply"), gaussians)
 
 
-def _estimator(work: Work, given: Reconstruction | None) -> tuple[str, GeometryEstimator]:
-    from sightline.reconstruction import create_estimator
-
-    if work.estimator is not None:
-        return type(work.estimator).__name__, work.estimator
-    name = work.options.geometry
-    if name == "auto":
-        name = "colmap" if given is None else "given"
-    common = {
-        "workspace": work.file("stages", "sfm"),
-        "seed": work.options.seed,
-        "progress": work.progress,
-    }
-    if name == "colmap":
-        more = {"matching": work.options.matching, "mapper": work.options.mapper}
-        return name, create_estimator("colmap", **common, **more)
-    if given is None:
+def _estimate(work: Work, choice: Choice, seen: Views) -> tuple[Reconstruction, Gaussians | None]:
+    if work.options.splats != "feedforward":
+        return choice.estimator.estimate(seen), None
+    if not isinstance(choice.estimator, SplatEstimator):
         raise InputError(
-            "--geometry given needs cameras in the input (a COLMAP model or a transforms.json), "
-            "and there are none; use --geometry colmap"
+            f"--splats feedforward needs a model that sees splats, and {choice.name} does not; use "
+            "--geometry splatt3r, or --splats optimize"
         )
-    return name, create_estimator("given", reconstruction=given, **common)
+    return choice.estimator.estimate_splats(seen)
 
 
 def views(work: Work) -> None:
@@ -131,7 +152,11 @@ def views(work: Work) -> None:
                 f"--test-every {work.options.test_every} leaves no registered view to learn from; "
                 "hold out fewer views"
             )
-        write_geometry(work.file("geometry.npz"), made, found)
+        sky = None
+        if found.depth is not None:
+            found, depth = _on_grid(found, made)
+            sky = sky_mask(made.images, depth, found.confidence, made.masks)
+        write_geometry(work.file("geometry.npz"), made, found, sky=sky)
         write_cameras(
             work.file("cameras.npz"), made, found, original_size=ingested.sizes, test=test
         )
@@ -140,6 +165,29 @@ def views(work: Work) -> None:
             "views": len(made),
             "registered": int(found.registered.sum()),
         }
+
+
+def _on_grid(found: Reconstruction, made: Views) -> tuple[Reconstruction, Float[Tensor, "V H W"]]:
+    """Fit depth maps to the views' pixels, of which they may have fewer or more.
+
+    Estimators of our own work on these very pixels; others may return maps of any size.
+    """
+    depth = found.depth
+    assert depth is not None
+    height, width = made.images.shape[-2:]
+    valid = found.valid if found.valid is not None else depth > 0
+    if depth.shape[-2:] != (height, width):
+        rows = (torch.arange(height) + 0.5) * depth.shape[-2] / height
+        columns = (torch.arange(width) + 0.5) * depth.shape[-1] / width
+        at = (..., rows.long()[:, None], columns.long())
+        confidence = None if found.confidence is None else found.confidence[at]
+        depth, valid = depth[at], valid[at]
+        found = dataclasses.replace(
+            found, depth=depth, confidence=confidence, points=None, valid=None
+        )
+    if made.masks is not None:
+        valid = valid & made.masks
+    return dataclasses.replace(found, valid=valid), depth
 
 
 def held_out(count: int, every: int) -> Bool[Tensor, " count"]:
@@ -161,7 +209,11 @@ def _pinhole_lenses(cameras: Cameras, sizes: Int64[Tensor, "V 2"]) -> Lenses:
 
 
 def splats(work: Work) -> None:
-    """Fit splats to the training views."""
+    """Fit splats to the training views, and keep the poses that were refined with them.
+
+    Refined poses take the place of the estimated ones in ``cameras.npz``, which keeps those as
+    ``w2c_estimated``; they are where this stage starts from, however often it is repeated.
+    """
     from sightline.io.ply import write_gaussian_ply
     from sightline.splatting.optimize import optimize_splats
 
@@ -169,14 +221,21 @@ def splats(work: Work) -> None:
         return
     with work.folder.stage("splats") as facts:
         run = Run(work.folder.path)
-        seen, known = run.views(), run.camera_file()
+        known = run.camera_file()
+        seen = run.views()
+        estimated = dataclasses.replace(known.cameras, w2c=known.estimated)
+        seen = dataclasses.replace(seen, cameras=estimated)
         train = (known.registered & ~known.test).nonzero()[:, 0].tolist()
         checkpoint = work.file("stages", "splats.safetensors")
+        config = _config(work, len(train), seen)
+        points = _start(run, seen, train, config)
+        if isinstance(points, PointCloud) and len(points.points) >= _FILLED * config.max_splats:
+            config = dataclasses.replace(config, dense=None)  # matching would add little
         result = optimize_splats(
             seen,
-            run.geometry_file().sparse,
+            points,
             train,
-            config=_config(work, len(train), seen),
+            config=config,
             checkpoint=checkpoint,
             progress=work.progress,
             on_step=work.on_step,
@@ -191,10 +250,85 @@ def splats(work: Work) -> None:
                 {"values": result.exposure.values, "fitted": result.exposure.fitted},
             )
         write_gaussian_ply(work.file("splats.ply"), result.gaussians)
+        if config.poses is not None:
+            refined = follow(estimated, result.cameras, known.registered, train)
+            refined_views = dataclasses.replace(seen, cameras=refined)
+            write_cameras(
+                work.file("cameras.npz"),
+                refined_views,
+                Reconstruction(
+                    cameras=refined,
+                    registered=known.registered,
+                    metric=known.metric,
+                    lenses=known.lenses,
+                ),
+                original_size=known.original_size,
+                test=known.test,
+                estimated=known.estimated,
+            )
+            facts["refined_poses"] = True
         facts["steps"] = result.config.steps
         work.folder.state["metrics"]["splats"] = len(result.gaussians)
     # Only now is the result safe; a checkpoint left by a crash between is harmless.
     checkpoint.unlink(missing_ok=True)
+
+
+def follow(
+    before: Cameras, after: Cameras, registered: Bool[Tensor, " V"], train: list[int]
+) -> Cameras:
+    """Carry the views that were not trained on along with those whose poses were refined.
+
+    The rigid motion that takes the old training cameras to the new ones, by their medians, moves
+    the others too: no pixel of theirs is looked at.
+
+    Args:
+        before: As estimated.
+        after: Training views refined, the others as before.
+        registered: Views with a pose.
+        train: Training views.
+    """
+    from sightline.reconstruction.learned.gauge import align_cameras
+
+    others = [view for view in registered.nonzero()[:, 0].tolist() if view not in set(train)]
+    if not others:
+        return after
+    world = align_cameras(before.w2c[train], after.w2c[train])
+    world = dataclasses.replace(world, scale=torch.ones_like(world.scale))
+    w2c = after.w2c.clone()
+    w2c[others] = transform_cameras(before.select(others), world).w2c
+    return dataclasses.replace(after, w2c=w2c)
+
+
+def _start(
+    run: Run, seen: Views, train: list[int], config: OptimizeConfig
+) -> SparsePoints | PointCloud | None:
+    """Return the points that splats start from: sparse ones, else those of the depth maps."""
+    geometry = run.geometry_file()
+    if geometry.depth is None:
+        return geometry.sparse
+    assert seen.cameras is not None
+    return dense_cloud(
+        seen.images,
+        geometry.depth,
+        seen.cameras,
+        valid=geometry.surface,
+        confidence=geometry.confidence,
+        views=train,
+        most=max(1, round(_FILLED * config.max_splats)),
+        hidden=_UNCERTAIN,
+    )
+
+
+def feedforward(work: Work) -> None:
+    """Take over the splats that the model saw in the pictures."""
+    from sightline.io.ply import read_gaussian_ply, write_gaussian_ply
+
+    if work.folder.finished("splats"):
+        return
+    with work.folder.stage("splats"):
+        gaussians = read_gaussian_ply(work.file("stages", "feedforward.ply"))
+        write_gaussian_ply(work.file("splats.ply"), gaussians)
+        work.folder.state["metrics"]["splats"] = len(gaussians)
 
 
 def _config(work: Work, count: int, seen: Views) -> OptimizeConfig:
@@ -212,9 +346,16 @@ def _config(work: Work, count: int, seen: Views) -> OptimizeConfig:
         strategy=options.strategy,
         sh_degree=options.sh_degree,
         exposure=options.exposure,
-        refine_poses=options.refine_poses,
+        refine_poses=_refines(work),
         antialiased=options.antialiased,
     )
+
+
+def _refines(work: Work) -> bool:
+    """Tell whether poses are refined: as asked, else where a learned model guessed them."""
+    if work.options.refine_poses is not None:
+        return work.options.refine_poses
+    return bool(work.folder.state["stages"]["cameras"].get("dense"))
 
 
 def evaluate(work: Work) -> None:

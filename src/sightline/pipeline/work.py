@@ -17,6 +17,9 @@ from sightline.splatting.exposure import Exposure
 LiveNumbers = Callable[[dict[str, float]], None]
 """Called now and then during splat optimisation with ``step, loss, psnr, splats``."""
 
+Loaded = dict[tuple[str, str, str], GeometryEstimator]
+"""(name, checkpoint, device) -> estimator."""
+
 CPU_RESOLUTION, GPU_RESOLUTION = 480, 1600
 """Long side of the fitted pictures when ``--resolution`` is not given."""
 
@@ -32,6 +35,15 @@ class Work:
     estimator: GeometryEstimator | None = None
     progress: Progress | None = None
     on_step: LiveNumbers | None = None
+    loaded: Loaded = dataclasses.field(default_factory=dict)
+    """Estimators of learned methods, shared by runs so that a network is loaded once."""
+
+    @property
+    def geometry_device(self) -> str:
+        """Where networks run; unlike splats they need no more than torch."""
+        if self.options.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.device
 
     @property
     def long_side(self) -> int:

@@ -77,8 +77,7 @@ class ColmapEstimator:
         if len(views) == 1:
             raise InputError(
                 "one photo does not show depth: structure from motion needs two or more, taken "
-                "from different places; a single photo needs a learned model, which this version "
-                "does not have"
+                "from different places; a single photo needs a learned model: --geometry vggt"
             )
         with open_workspace(self.workspace) as folder:
             job = self._job(views, folder)
@@ -125,8 +124,9 @@ class ColmapEstimator:
         raise ReconstructionError(
             f"only {placed} of {total} pictures found a place in one scene, expected at least "
             f"{needed} ({'; '.join(shown)}). Take more pictures with a lot of overlap, moving sideways in "
-            "small steps past things with texture that stand still; a learned model (--geometry "
-            "vggt, in a later version) needs fewer"
+            "small steps past things with texture that stand still; a learned model needs fewer: "
+            "--geometry vggt, with weights from sightline models download vggt_1b or --checkpoint "
+            "FILE"
         )
 
 

@@ -27,7 +27,7 @@ from sightline.reconstruction.learned.passes import (
     sample_pixels,
 )
 from sightline.reconstruction.learned.tracks import track_points
-from sightline.reconstruction.learned.weights import LEARNED, missing_weights
+from sightline.reconstruction.learned.weights import find_weights, network_of
 from sightline.reconstruction.pictures import source_sizes
 from sightline.types import Reconstruction, SparsePoints, Views
 
@@ -160,15 +160,14 @@ class VggtEstimator:
             return model, memory_need(model, *size, device)
         from sightline.models import load
 
-        network = LEARNED[self.name].network
-        if self.checkpoint is None:
-            raise missing_weights(self.name)
+        network = network_of(self.name)
+        path = find_weights(self.name, self.checkpoint, self.progress)
         # On the meta device it costs nothing, and tells what the weights will need.
         need = memory_need(load(network, False, device="meta"), *size, device)
         self._check_memory(need, frames, count, loaded=False)
         if self.progress is not None:
             self.progress("load", 0.0, 1.0)
-        model = load(network, self.checkpoint).eval().to(device)
+        model = load(network, path).eval().to(device)
         self.loaded[self.name] = model
         if self.progress is not None:
             self.progress("load", 1.0, 1.0)

@@ -1,60 +1,69 @@
-"""Weights of learned geometry: which network a name means, its licence, and what to do without."""
+"""Weights of learned geometry: where they are, whose they are, and what to do without them."""
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sightline.errors import CheckpointError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnedWeights:
-    """Published weights behind a name of ``--geometry``."""
-
-    network: str
-    """The name that `sightline.models.load` knows."""
-    licence: str
-    """Of the published weights."""
-
+from sightline.hub import CATALOGUE, cached, record_of, resolve
+from sightline.protocols import Progress
 
 LEARNED = {
-    "vggt": LearnedWeights(network="vggt_1b", licence="CC-BY-NC-4.0"),
-    "vggt-omega": LearnedWeights(
-        network="vggt_omega_1b_512", licence="FAIR Noncommercial Research License"
-    ),
-    "dust3r": LearnedWeights(
-        network="DUSt3R_ViTLarge_BaseDecoder_512_dpt", licence="CC-BY-NC-SA-4.0"
-    ),
-    "mast3r": LearnedWeights(
-        network="MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric", licence="CC-BY-NC-SA-4.0"
-    ),
-    "splatt3r": LearnedWeights(network="splatt3r_v1.0", licence="CC-BY-NC-SA-4.0"),
+    "vggt": ("vggt_1b", "vggt_1b_commercial"),
+    "vggt-omega": ("vggt_omega_1b_512",),
+    "dust3r": ("DUSt3R_ViTLarge_BaseDecoder_512_dpt",),
+    "mast3r": ("MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",),
+    "splatt3r": ("splatt3r_v1.0",),
 }
-"""Name on the command line -> published weights."""
+"""Name on the command line -> published weights that fit, the usual ones first."""
 
 
-def missing_weights(name: str) -> CheckpointError:
-    """Return the error for a learned method without a weights file."""
-    return CheckpointError(
-        f"--geometry {name} needs weights, and none were given or downloaded before; give a file "
-        f"with --checkpoint FILE, or fetch them with: sightline models download {name}"
-    )
+def network_of(name: str) -> str:
+    """Return what `sightline.models.load` calls the network of a method."""
+    return CATALOGUE[LEARNED[name][0]].network
+
+
+def cached_weights(name: str) -> Path | None:
+    """Return weights of a method that were downloaded before; asks no server."""
+    found = (cached(weights) for weights in LEARNED[name])
+    return next((path for path in found if path is not None), None)
+
+
+def find_weights(
+    name: str, checkpoint: str | Path | None = None, progress: Progress | None = None
+) -> Path:
+    """Return the weights file of a method.
+
+    Args:
+        name: A key of `LEARNED`.
+        checkpoint: A file, or anything else that `hub.resolve` takes; then it may be downloaded,
+            since it was asked for by name. None takes what was downloaded before.
+        progress: Told of a download.
+
+    Raises:
+        CheckpointError: If there are none; the text says how to get them.
+        InputError: If ``checkpoint`` does not exist.
+    """
+    if checkpoint is not None:
+        return resolve(checkpoint, progress=progress)
+    found = cached_weights(name)
+    if found is None:
+        raise CheckpointError(
+            f"--geometry {name} needs weights, and none were given or downloaded before; give a "
+            f"file with --checkpoint FILE, or fetch them with: sightline models download "
+            f"{LEARNED[name][0]}"
+        )
+    return found
 
 
 def checkpoint_facts(name: str, checkpoint: Path) -> dict[str, Any]:
-    """Return what ``run.json`` says of a checkpoint: name, file, size, SHA-256 and licence.
-
-    Args:
-        name: The method that it was loaded for.
-        checkpoint: The file.
-    """
-    with checkpoint.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    """Return what ``run.json`` says of weights: method, file, size, SHA-256 and licence."""
+    record = record_of(checkpoint)
+    published = CATALOGUE[LEARNED[name][0]].licence
     return {
         "model": name,
         "file": checkpoint.name,
-        "bytes": checkpoint.stat().st_size,
-        "sha256": digest,
-        "licence": LEARNED[name].licence,
+        "source": record.source,
+        "bytes": record.bytes,
+        "sha256": record.sha256,
+        "licence": record.licence or f"unknown; of the published weights: {published}",
     }
