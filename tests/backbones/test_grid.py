@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
@@ -80,7 +82,7 @@ def test_positions_need_the_right_size() -> None:
         def placement(self, height: int, width: int) -> Placement:
             return place((height, width), "stretch", step=7, stride=7)
 
-        def extract(self, images: torch.Tensor, *, layers: list[int]) -> list[Features]:
+        def extract(self, images: torch.Tensor, *, layers: Sequence[int]) -> list[Features]:
             return []
 
     features = Features(patches=torch.zeros(1, 2, 3, 4), layer=0, normed=False)

@@ -1,7 +1,9 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import sightline
 from sightline.backbones import ALIASES, BACKBONES, PREFIXES, create_backbone
 from sightline.checkpoints import save_weights
 from sightline.errors import CheckpointError, InputError, UnknownNameError
+from sightline.hub import CATALOGUE
 from sightline.models import dinov2, dinov3, dinov3_convnext, networks
 from sightline.models.sam2 import PUBLISHED as SAM2
 from sightline.protocols import Backbone
@@ -64,23 +67,39 @@ def test_a_checkpoint_is_read(tmp_path: Any) -> None:
     backbone = create_backbone("dinov3_small", file, device="cpu")
     want: Any = create_backbone("dinov3_vits16", str(file), device="cpu", norm=False)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
-    features = network.eval().forward_features((images - mean) / std)
+    features: Any = network.eval().forward_features((images - mean) / std)
     found = backbone.extract(images, layers=[-1])[0].patches.flatten(2).mT
     torch.testing.assert_close(found, features["x_norm_patchtokens"])
     raw = want.extract(images, layers=[-1])[0].patches.flatten(2).mT
     torch.testing.assert_close(raw, features["x_prenorm"][:, 5:])
-    with pytest.raises(CheckpointError, match="another model or another size"):
+    with pytest.raises(CheckpointError, match="expected the 175 tensors of Dino"):
         create_backbone("dinov2_vits14", file, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["dinov2_vits14", "dinov3_convnext_tiny", "vggt", "radio"])
-def test_without_weights_three_ways_out_are_named(name: str) -> None:
+def test_without_weights_three_ways_out_are_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("SIGHTLINE_CACHE", "HF_HUB_CACHE", "HF_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
     with pytest.raises(CheckpointError) as found:
         create_backbone(name, device="cpu")
     text = str(found.value)
     assert "--checkpoint" in text
     assert "sightline models download" in text
     assert f"random:{name}" in text
+
+
+def test_published_weights_in_the_cache_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+    network = dinov2.dinov2_vits14(pretrained=False)
+    address = urlsplit(CATALOGUE["dinov2_vits14"].sources[0])
+    save_weights(network, tmp_path / "weights" / address.netloc / address.path[1:])
+    backbone: Any = create_backbone("dinov2_vits14", device="cpu")
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name])
 
 
 def test_wrong_names_and_options_are_answered() -> None:

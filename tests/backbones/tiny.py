@@ -25,7 +25,12 @@ PAIR: dict[str, Any] = {
     "dec_depth": 2,
     "dec_num_heads": 2,
 }
-HIERA: dict[str, Any] = {"embed_dim": 8, "stages": (1, 1, 1, 1), "global_att_blocks": (2,), "num_heads": 1}
+HIERA: dict[str, Any] = {
+    "embed_dim": 8,
+    "stages": (1, 1, 1, 1),
+    "global_att_blocks": (2,),
+    "num_heads": 1,
+}
 
 
 def lively(network: nn.Module) -> nn.Module:

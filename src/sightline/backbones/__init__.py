@@ -74,6 +74,8 @@ BACKBONES: dict[str, Entry] = {
     **{name: Entry("remapped:dino", name) for name in ("dino_vitb16", "dino_vitb8")},
     **{f"ibot_vit{size}16": Entry("remapped:dino", f"ibot_vit{size}16") for size in "sbl"},
     "radio": Entry("remapped:radio", "radio"),
+    "stable_diffusion": Entry("diffusion:stable_diffusion", "stabilityai/stable-diffusion-2-1"),
+    "zero123": Entry("diffusion:zero123", "kxic/zero123-xl"),
     "iuv": Entry("controls:iuv"),
     "iuvrgb": Entry("controls:iuvrgb"),
     "random": Entry("controls:random"),
@@ -103,10 +105,25 @@ ALIASES: dict[str, str] = {
     "dino_b16": "dino_vitb16",
     "ibot_b16": "ibot_vitb16",
     "ibot_l16": "ibot_vitl16",
+    "dift": "stable_diffusion",
+    "clip_b16": "hf:openai/clip-vit-base-patch16",
+    "clip_l14": "hf:openai/clip-vit-large-patch14",
+    "siglip2_b16": "hf:google/siglip2-base-patch16-384",
+    "siglip2_l16": "hf:google/siglip2-large-patch16-384",
+    "mae_b16": "hf:facebook/vit-mae-base",
+    "mae_l16": "hf:facebook/vit-mae-large",
+    "deit_b16": "hf:facebook/deit-base-patch16-224",
+    "sam_base": "hf:facebook/sam-vit-base",
+    "sam_large": "hf:facebook/sam-vit-large",
+    "midas_l16": "hf:Intel/dpt-large",
 }
 """Other names of the same, among them those of Feat2GS's table."""
 
-PREFIXES: dict[str, Entry] = {}
+PREFIXES: dict[str, Entry] = {
+    "hf": Entry("hf:transformers_model"),
+    "timm": Entry("timm_models:timm_model"),
+    "fused": Entry("fused:fused"),
+}
 """``PREFIX:REST`` -> factory, whose source is the rest. ``random:NAME`` draws weights for NAME."""
 
 _DTYPES = ("float32", "float16", "bfloat16")

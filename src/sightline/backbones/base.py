@@ -183,6 +183,20 @@ class _Rows:
         )
 
 
+def fixed_size(what: str, options: dict[str, Any], fit: Fit, side: int) -> dict[str, Any]:
+    """Return options of a network that takes one size only.
+
+    Raises:
+        InputError: Another rule is asked for.
+    """
+    if "fit" in options:
+        raise InputError(
+            f"{what} takes pictures of {side}x{side} pixels only, got fit={options['fit']}; leave "
+            "it out"
+        )
+    return {**options, "fit": fit, "side": side}
+
+
 def resolve_layers(layers: Sequence[int], depth: int) -> list[int]:
     """Return layer indices counted from 0, in the order given.
 

@@ -17,6 +17,7 @@ from sightline.backbones.base import (
     NetworkBackbone,
     Tokens,
     captured,
+    fixed_size,
     split_tokens,
 )
 from sightline.backbones.request import Request
@@ -170,7 +171,8 @@ def dinov3(request: Request) -> NetworkBackbone:
 
 def dinov3_satellite(request: Request) -> NetworkBackbone:
     """Make a backbone of a DINOv3 ViT with satellite weights, which has its own normalisation."""
-    network = request.network(weights="sat493m", untie_global_and_local_cls_norm=True)
+    published = f"{request.source}_sat493m"
+    network = request.network(published, untie_global_and_local_cls_norm=True)
     return vit(network, read_dinov3, mean=SAT_MEAN, std=SAT_STD, **request.options)
 
 
@@ -285,7 +287,7 @@ def adapt_aggregator(network: Any, half: str | None = None, **options: Any) -> N
 def _aggregator(request: Request) -> Any:
     heads = ("camera", "depth", "point", "track") if request.source == "vggt_1b" else ()
     # A network of random weights needs no heads; a file has to be read as a whole.
-    options = {f"enable_{head}": False for head in heads if request.random}
+    options: dict[str, Any] = {f"enable_{head}": False for head in heads if request.random}
     network: Any = request.network(**options)
     return network.aggregator
 
@@ -303,5 +305,5 @@ def adapt_sam2(network: Any, **options: Any) -> NetworkBackbone:
         patch_size=16,
         embed_dim=network.image_encoder.neck.d_model,
         depth=3,
-        **{"fit": "square", "side": network.image_size, **options},
+        **fixed_size("SAM 2", options, "square", network.image_size),
     )

@@ -41,6 +41,23 @@ SIZES: dict[str, dict[str, int]] = {
 }
 """What networks of random weights are built with; twelve blocks where nothing is said."""
 
+_META = "https://dl.fbaipublicfiles.com/dino"
+_IBOT = "https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot"
+_WHERE = {
+    **{
+        name: f"{_META}/dino_{file}_pretrain/dino_{file}_pretrain.pth"
+        for name, file in (
+            ("dino_vits16", "deitsmall16"),
+            ("dino_vits8", "deitsmall8"),
+            ("dino_vitb16", "vitbase16"),
+            ("dino_vitb8", "vitbase8"),
+        )
+    },
+    **{f"ibot_vit{size}16": f"{_IBOT}/vit{size}_16/checkpoint_teacher.pth" for size in "sbl"},
+    "radio": "nvidia/RADIO/radio_v2.pth.tar",
+}
+"""Where the authors keep their files, for the error text."""
+
 
 class RadioViT(DinoVisionTransformer):
     """A ViT whose position table is a window of a square that is resized to the longer side."""
@@ -70,7 +87,7 @@ def dino(request: Request) -> NetworkBackbone:
     else:
         state = from_dino(_state(request), request.name)
         network = _dino_network(sizes_of(state), dtype=request.dtype, device="meta")
-        load_strict(network, state, str(request.checkpoint))
+        load_strict(network, state, request.name)
     return vit(network.to(request.device), read_dinov2, **request.options)
 
 
@@ -89,7 +106,7 @@ def radio(request: Request) -> NetworkBackbone:
         network = _radio_network(sizes_of(state), dtype=request.dtype, device="meta")
         if "norm.weight" not in state:  # older releases end without a norm
             network.add_module("norm", nn.Identity())
-        load_strict(network, state, str(request.checkpoint))
+        load_strict(network, state, request.name)
     return vit(network.to(request.device), read_dinov2, mean=mean, std=std, **request.options)
 
 
@@ -180,9 +197,7 @@ def _radio_network(sizes: Mapping[str, Any], **kind: Any) -> RadioViT:
 
 
 def _state(request: Request) -> dict[str, Tensor]:
-    if request.checkpoint is None:
-        raise request.no_weights()
-    return read_weights(request.checkpoint)
+    return read_weights(request.weights(request.source, _WHERE[request.source]))
 
 
 def _prefix(state: Mapping[str, Tensor], key: str, name: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from sightline import models
 from sightline.errors import CheckpointError
+from sightline.hub import CATALOGUE, cached, resolve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,27 +38,49 @@ class Request:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
-    def network(self, **options: Any) -> nn.Module:
-        """Return one of our networks, drawn or read from the checkpoint, on the device.
+    def network(self, published: str | None = None, **options: Any) -> nn.Module:
+        """Return one of our networks, drawn or with its weights, on the device.
+
+        Args:
+            published: Name of the weights in `sightline.hub.CATALOGUE`, by default the source's.
+            options: Of the network's constructor.
 
         Raises:
             CheckpointError: There are no weights, or they do not fit.
         """
         if self.random:
-            options.pop("weights", None)
             with drawn_from(self.seed):
                 network = models.load(self.source, False, dtype=self.dtype, **options)
         else:
-            if self.checkpoint is None:
-                raise self.no_weights()
-            network = models.load(self.source, self.checkpoint, dtype=self.dtype, **options)
+            weights = self.weights(published or self.source)
+            network = models.load(self.source, weights, dtype=self.dtype, **options)
         return network.to(self.device)
 
-    def no_weights(self, download: str | None = None) -> CheckpointError:
+    def weights(self, published: str, where: str | None = None) -> Path:
+        """Return the file of weights: the checkpoint, or the published ones if they are cached.
+
+        A checkpoint may also be a URL or ``REPO_ID/FILENAME``, which is then fetched.
+
+        Args:
+            published: Name in `sightline.hub.CATALOGUE`.
+            where: Address of weights that have no such name.
+
+        Raises:
+            CheckpointError: There are none.
+            InputError: The checkpoint does not exist.
+        """
+        if self.checkpoint is not None:
+            return resolve(self.checkpoint)
+        found = cached(published) if published in CATALOGUE else None
+        if found is None:
+            raise self.no_weights(where or published)
+        return found
+
+    def no_weights(self, download: str) -> CheckpointError:
         """Return the error that says where weights may come from."""
         return CheckpointError(
             f"{self.name} needs weights: give a file with --checkpoint (checkpoint=), fetch them "
-            f'with "sightline models download {download or self.source}", or take '
+            f'with "sightline models download {download}", or take '
             f"random:{self.name} for random weights"
         )
 
