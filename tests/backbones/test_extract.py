@@ -8,7 +8,7 @@ from PIL import Image
 
 from sightline.backbones.controls import NoiseBackbone
 from sightline.backbones.extract import write_features
-from sightline.cli import main
+from sightline.cli import features, main
 from sightline.errors import InputError
 from tests.backbones import tiny
 
@@ -141,8 +141,21 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "words", [["--layers", "-4,-1"], ["--layers=8,11"], ["--layers", "8", "-1"], ["--config", "c"]]
+)
+def test_ways_to_give_layers(words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("layers: [8, 11]\n")
+    words = [str(file) if word == "c" else word for word in words]
+    verb = features.parser()
+    found = verb.parse_args(features._joined(["in", *words]))
+    assert [layer % 12 for layer in features._layers(found.layers, verb)] == [8, 11]
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["in", "-o", "out", "--backbone", "iuv", "--layers", "a"], 'whole numbers, got "a"'),
         (["in", "--backbone", "iuv"], "give the output with -o"),
         (["in", "-o", "out"], "give the vision model with --backbone"),
         (["-o", "out", "--backbone", "iuv"], "give at least one photo"),

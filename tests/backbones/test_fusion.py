@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sightline.backbones.controls import CoordinateBackbone
 from sightline.backbones.fusion import (
     FusedPairNetwork,
     FusionAdapter,
@@ -18,6 +19,7 @@ from sightline.errors import InputError
 from sightline.models.dust3r import AsymmetricCroCo3DStereo
 from sightline.models.splatt3r import Splatt3R
 from sightline.types import Features
+from tests.backbones import tiny
 
 TINY: dict[str, Any] = {
     "patch_size": 16,
@@ -160,3 +162,22 @@ def test_published_names() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(InputError, match="multiple of 32 groups, got 48"):
         FusionAdapter("add", 48, 48, 48)
+
+
+def test_backbones_of_their_own_grid_are_read_where_the_patches_are() -> None:
+    images = torch.rand(2, 3, 48, 80)
+    # The control's u and v are linear, so they tell exactly where it was read.
+    tokens = features_on_grid(CoordinateBackbone(rgb=False), images, (3, 5))
+    assert tokens.shape == (2, 15, 3)
+    assert not tokens[..., 0].any()  # every picture alone, although it numbers views
+    grid = tokens[1].unflatten(0, (3, 5))
+    torch.testing.assert_close(grid[0, :, 1], torch.linspace(0, 1, 5))
+    torch.manual_seed(0)
+    square = tiny.BACKBONES["sam2"]()
+    found = features_on_grid(square, images, (3, 5), alignment="image")
+    resized = nn.functional.interpolate(images, (48, 80), mode="bicubic", antialias=True)
+    maps = square.extract(resized.clamp(0, 1), layers=[-1])[0].patches
+    want = nn.functional.interpolate(maps, (3, 5), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, want.flatten(2).mT, atol=1e-5, rtol=1e-4)
+    convnext = tiny.BACKBONES["convnext"]()
+    assert features_on_grid(convnext, images, (3, 5)).shape == (2, 15, 16)

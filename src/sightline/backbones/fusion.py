@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sightline.backbones.grid import place, placement_of
 from sightline.errors import InputError
 from sightline.models.croco import Encoded
 from sightline.models.dust3r import (
@@ -174,14 +175,18 @@ def features_on_grid(
 ) -> Float[Tensor, "b n d"]:
     """Return a backbone's tokens on a patch grid, row by row.
 
+    A backbone that looks at all views together is given each picture alone, since the pictures of
+    a batch belong to different pairs.
+
     Args:
         backbone: Any encoder.
         images: Pictures in [0, 1].
         grid: Rows and columns wanted.
         layer: Which layer of the backbone.
-        alignment: ``"image"`` resizes the picture so that patches coincide exactly;
-            ``"features"`` resizes features of the picture as it is, cut to whole patches, which is
-            what the published fusion does.
+        alignment: ``"image"`` resizes the picture so that patches coincide exactly; where the
+            backbone has a grid of its own all the same, its maps are read at the positions of the
+            patches. ``"features"`` resizes features of the picture as it is, cut to whole patches,
+            which is what the published fusion does.
     """
     patch = backbone.patch_size
     rows, cols = grid
@@ -191,8 +196,16 @@ def features_on_grid(
     else:
         height, width = (side // patch * patch for side in images.shape[-2:])
         images = images[..., :height, :width]
-    maps = backbone.extract(images, layers=[layer])[0].patches
+    batches = images.split(1) if getattr(backbone, "sequence", False) else [images]
+    maps = torch.cat([backbone.extract(part, layers=[layer])[0].patches for part in batches])
     own = (maps.shape[-2], maps.shape[-1])
+    if alignment == "image":
+        size = (images.shape[-2], images.shape[-1])
+        wanted = place(size, "stretch", step=patch, stride=patch).positions()
+        placement = placement_of(backbone, size, own)
+        if own != grid or not torch.allclose(placement.positions(own), wanted):
+            maps = placement.sample(maps, wanted.to(maps.device))
+        return maps.flatten(2).mT
     return align_tokens(maps.flatten(2).mT, own, grid)
 
 

@@ -1,7 +1,10 @@
 """`sightline features`: what a vision model sees in photos or a video, as arrays and pictures."""
 
+import argparse
 import json
+import re
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 from sightline.cli.parser import VerbParser, output_path, require
@@ -33,7 +36,7 @@ def parser() -> VerbParser:
     verb.add_argument("--checkpoint", type=str | None, help="weights: a file, or a folder for hf:")
     verb.add_argument(
         "--layers",
-        type=int,
+        type=int | str,
         nargs="+",
         default=[-1],
         metavar="L",
@@ -46,7 +49,10 @@ def parser() -> VerbParser:
         help="long side in pixels of the pictures that are encoded; default: about 512",
     )
     verb.add_argument(
-        "--norm", type=bool, default=True, help="apply the model's final norm to every layer"
+        "--norm",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the model's final norm to every layer",
     )
     verb.add_argument(
         "--fit",
@@ -79,7 +85,7 @@ def parser() -> VerbParser:
 def run(words: list[str]) -> None:
     """Run the verb."""
     verb = parser()
-    arguments = verb.parse_args(words)
+    arguments = verb.parse_args(_joined(words))
     output = output_path(verb, arguments)
     name = require(arguments.backbone, "give the vision model with --backbone", verb.error)
     inputs = getattr(arguments, "inputs", [])
@@ -90,6 +96,7 @@ def run(words: list[str]) -> None:
         if value is not None and value < low:
             flag = option.replace("_", "-")
             verb.error(f"--{flag} must be {low} or more, got {value}; raise it")
+    layers = _layers(arguments.layers, verb)
     from sightline.backbones import create_backbone
     from sightline.backbones.extract import check_output, write_features
     from sightline.cli.progress import ProgressBars
@@ -116,7 +123,7 @@ def run(words: list[str]) -> None:
             inputs,
             output,
             backbone,
-            layers=arguments.layers,
+            layers=layers,
             resolution=arguments.resolution,
             frames=frames,
             overwrite=arguments.overwrite,
@@ -128,3 +135,23 @@ def run(words: list[str]) -> None:
         return
     for path in paths[:1] + [path.parent for path in paths[1:2]]:
         sys.stdout.write(f"{path}\n")
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Join ``--layers -4,-1`` by an equals sign; the second word would be taken for an option."""
+    joined = []
+    for word in words:
+        if joined and joined[-1] == "--layers" and re.fullmatch(r"-\d+(,-?\d+)+", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _layers(given: Sequence[int | str], verb: VerbParser) -> list[int]:
+    """Return layers that are given one by one, or joined by commas."""
+    words = [part for word in given for part in str(word).split(",")]
+    for word in words:
+        if not re.fullmatch(r"-?\d{1,4}", word):
+            verb.error(f'--layers: expected whole numbers, got "{word}"; give such as -4 -1')
+    return [int(word) for word in words]
