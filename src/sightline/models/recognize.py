@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.checkpoints import Report, State, compare
-from sightline.checkpoints.match import CHUNK, PREFIXES
+from sightline.checkpoints.match import CHUNK, PREFIXES, strip_prefix
 from sightline.hub import CATALOGUE
 from sightline.models.layouts import to_official
 from sightline.models.networks import builder_of, table_of
@@ -58,7 +58,7 @@ class Recognition:
 
 def recognize(weights: Mapping[str, Tensor]) -> Recognition | None:
     """Return what some weights are, or None when they are of no family known here."""
-    official = to_official({name: tensor.to("meta") for name, tensor in weights.items()})
+    official = to_official(_on_meta(weights))
     found = _family(official.weights)
     if found is None:
         return None
@@ -93,10 +93,11 @@ def explain(weights: Mapping[str, Tensor], asked: str = "") -> str:
     """Return in words why weights do not fit what was asked for."""
     found = recognize(weights)
     wanted = f", and {asked} was asked for" if asked else ""
-    if found is not None:
-        if asked in found.names or not found.report.strict:
-            return f"these are weights of {found.title}, changed or incomplete"
+    if found is not None and found.report.strict:
         return f"these are weights of {found.title}{wanted}"
+    if found is not None:
+        near = _nearest(found.family, to_official(_on_meta(weights)).weights)
+        return f"these are weights of {near or found.title}, changed or incomplete"
     for mark, what in FOREIGN.items():
         if any(mark in name for name in weights):
             return f"these are weights of {what}{wanted}"
@@ -144,6 +145,24 @@ def _family(weights: State) -> tuple[str, Shapes] | None:
                 if all(_has(names, mark) for mark in marks):
                     return family, {n: tuple(t.shape) for n, t in names.items()}
     return None
+
+
+def _on_meta(weights: Mapping[str, Tensor]) -> State:
+    return {name: tensor.to("meta") for name, tensor in weights.items()}
+
+
+def _nearest(family: str, weights: State) -> str:
+    """Return the published network that shares nine of ten tensors with a file, or nothing."""
+    best, score = "", 0.9
+    for entry in CATALOGUE.values():
+        if entry.family == family:
+            wanted = network_class(family)(**_published(entry.name), device="meta").state_dict()
+            given = strip_prefix(weights, wanted)[0]
+            same = sum(n in given and given[n].shape == t.shape for n, t in wanted.items())
+            share = same / max(len(wanted), len(given))
+            if share > score:
+                best, score = entry.name, share
+    return best
 
 
 def _has(names: Iterable[str], mark: str) -> bool:
