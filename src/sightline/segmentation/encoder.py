@@ -1,5 +1,6 @@
 """One `encode(images) -> [B, C, h, w]` over any backbone: sizes, layers, debiasing, a control."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, normalize
 
 from sightline.backbones import create_backbone
@@ -69,6 +70,7 @@ class Encoder:
             "size": self.size,
             "layers": list(self.layers),
             "debias": debias,
+            "weights": fingerprint(backbone),
         }
         self._basis: Tensor | None = None
 
@@ -155,6 +157,20 @@ class ColourTexture:
         edges = avg_pool2d(edges[None], patch)
         edges = edges / edges.sum(1, keepdim=True)
         return torch.cat((colour, near, edges), 1).sqrt()[0]
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """Return a short hash that tells weights apart; empty for a backbone without any.
+
+    It covers the name, shape and first values of every tensor, so it costs next to nothing.
+    """
+    if not isinstance(backbone, nn.Module):
+        return ""
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def create_encoder(

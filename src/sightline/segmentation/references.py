@@ -197,11 +197,11 @@ def read_references(
     path = Path(path)
     if not path.exists():
         raise InputError(f"there is no file or folder {path}; check --references")
-    fixed = None
+    fixed: Any = {}
     if path.is_dir():
         if not (path / "instances.json").is_file():
             return _class_folders(path, shots, seed, classes)
-        fixed = path / "fewshot.json"
+        fixed = read_split(path)
         path = path / "instances.json"
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("references"), list):
@@ -209,6 +209,8 @@ def read_references(
     dataset = read_coco(path)
     if classes is not None:
         dataset = dataset.select_classes(classes)
+    if isinstance(fixed.get("support_images"), list):
+        dataset = dataset.select_images(fixed["support_images"])
     folder = picture_folder(path, images)
     if shots is None:
         items = [a for a in dataset.annotations if not a.crowd]
@@ -231,12 +233,22 @@ def picture_folder(annotations: Path, images: Path | None) -> Path:
     return beside if beside.is_dir() else annotations.parent
 
 
-def _fixed_shots(path: Path | None, shots: int, dataset: CocoDataset) -> Chosen | None:
-    """Return references that a data set's ``fewshot.json`` fixes for a number of shots."""
-    if path is None or not path.is_file():
-        return None
-    content = read_json(path)
-    table = content.get("reference") if isinstance(content, dict) else None
+def read_split(folder: Path) -> dict[str, Any]:
+    """Return what a COCO folder's ``fewshot.json`` says; empty without one.
+
+    ``support_images`` and ``query_images`` are image ids for references and for scoring;
+    ``reference`` fixes annotation ids for a number of shots: ``{"1": {"cat": [17]}}``.
+    """
+    path = folder / "fewshot.json"
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise bad_file(path, "an object with support_images and query_images", "another value")
+    return content
+
+
+def _fixed_shots(split: dict[str, Any], shots: int, dataset: CocoDataset) -> Chosen | None:
+    """Return references that a split fixes for a number of shots; None when it does not."""
+    table = split.get("reference")
     rows = table.get(str(shots)) if isinstance(table, dict) else None
     if rows is None:
         return None
@@ -249,15 +261,10 @@ def _fixed_shots(path: Path | None, shots: int, dataset: CocoDataset) -> Chosen 
             if name in ids
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise bad_file(path, "annotation ids for each class", "others") from error
-
-
-def query_images(folder: Path) -> list[Any] | None:
-    """Return the ids of the pictures that a data set's ``fewshot.json`` keeps for scoring."""
-    path = folder / "fewshot.json"
-    content = read_json(path) if path.is_file() else None
-    ids = content.get("query_images") if isinstance(content, dict) else None
-    return ids if isinstance(ids, list) else None
+        raise InputError(
+            "fewshot.json expects annotation ids of its own support pictures for each class, got "
+            "others; correct it"
+        ) from error
 
 
 def _class_folders(
