@@ -130,13 +130,14 @@ def test_layers_of_unlike_grids_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("narrow")
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = photos(tmp_path / "in", (40, 56), (40, 56)), tmp_path / "out"
     words = ["features", str(source), "-o", str(out), "--backbone", "random:dinov3_vits16"]
     assert code_of(*words, "--layers", "-4", "-1", "--json", "--device", "cpu") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["features"] == str(out / "features.npz")
-    assert load(out)["patches"].shape == (2, 768, 3, 4)
+    assert load(out)["patches"].shape == (2, 64, 3, 4)
     assert load(out)["layers"].tolist() == [8, 11]
 
 

@@ -1,17 +1,21 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from sightline.backbones import create_backbone
 from sightline.backbones.controls import CoordinateBackbone, NoiseBackbone
+from sightline.backbones.extract import write_features
 from sightline.backbones.fused import FusedBackbone
 from sightline.backbones.grid import pixel_positions
 from sightline.checkpoints import save_weights
 from sightline.errors import InputError
 from sightline.models.dinov3 import dinov3_vits16
 from sightline.protocols import Backbone
+from sightline.types import Features
 from tests.backbones import tiny
 
 
@@ -49,9 +53,33 @@ def test_equal_grids_are_not_resampled() -> None:
     assert FusedBackbone([one, two]).views_at_once(512, 512) == 4
 
 
+class Blocks:
+    """A backbone as users write them, with the least that is asked for."""
+
+    patch_size, embed_dim, mean, std = 10, 3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def extract(self, images: torch.Tensor, *, layers: Sequence[int]) -> list[Features]:
+        patches = torch.nn.functional.adaptive_avg_pool2d(images, (3, 5))
+        return [Features(patches=patches, layer=0, normed=False) for _ in layers]
+
+
+def test_with_a_backbone_of_ones_own(tmp_path: Path) -> None:
+    images = torch.rand(2, 3, 30, 50)
+    for parts in ([Blocks(), NoiseBackbone()], [NoiseBackbone(), Blocks()]):
+        fused = FusedBackbone(parts)
+        (features,) = fused.extract(images, layers=[-1])
+        own = (3, 5) if isinstance(parts[0], Blocks) else (2, 3)
+        assert features.patches.shape == (2, 259, *own)
+        assert pixel_positions(features, (30, 50), fused).shape == (*own, 2)
+    Image.new("RGB", (50, 30)).save(tmp_path / "a.png")
+    write_features([tmp_path / "a.png"], tmp_path / "out", FusedBackbone([Blocks(), Blocks()]))
+    assert (tmp_path / "out" / "pca" / "a.png").is_file()
+
+
+@pytest.mark.usefixtures("narrow")
 def test_by_name(tmp_path: Path) -> None:
     backbone: Any = create_backbone("fused:random:dinov3_vits16+iuvrgb", device="cpu")
-    assert backbone.embed_dim == 390
+    assert backbone.embed_dim == 38
     file = tmp_path / "small.safetensors"
     save_weights(dinov3_vits16(pretrained=False), file)
     backbone = create_backbone("fused:dinov3_vits16+random", f"{file},", device="cpu")

@@ -209,6 +209,11 @@ def test_half_precision_weights() -> None:
     assert features.patches.dtype == torch.float32
 
 
+def test_no_pictures_are_refused() -> None:
+    with pytest.raises(ShapeError, match="expected one picture or more"):
+        tiny.BACKBONES["dinov3"]().extract(torch.zeros(0, 3, 32, 32), layers=[-1])
+
+
 def test_tokens_have_to_fill_the_grid() -> None:
     with pytest.raises(ShapeError, match="expected 2x3 patch tokens behind 0 others, got 5"):
         split_tokens(torch.zeros(1, 5, 4), (2, 3))

@@ -43,6 +43,7 @@ def test_import_brings_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.usefixtures("narrow")
 def test_random_weights_are_drawn_from_the_seed_alone() -> None:
     images = torch.rand(1, 3, 28, 28)
     torch.manual_seed(3)
@@ -56,9 +57,10 @@ def test_random_weights_are_drawn_from_the_seed_alone() -> None:
     assert torch.equal(one, two)
     assert not torch.allclose(one, three)
     assert isinstance(first, Backbone)
-    assert (first.patch_size, first.embed_dim) == (14, 384)
+    assert (first.patch_size, first.embed_dim) == (14, 32)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_checkpoint_is_read(tmp_path: Any) -> None:
     network = dinov3.dinov3_vits16(pretrained=False)
     file = tmp_path / "small.safetensors"
@@ -90,6 +92,7 @@ def test_without_weights_three_ways_out_are_named(
     assert f"random:{name}" in text
 
 
+@pytest.mark.usefixtures("narrow")
 def test_published_weights_in_the_cache_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,10 @@ class NetworkBackbone(nn.Module):
 
         Raises:
             InputError: The network has no such layer.
+            ShapeError: There is no picture.
         """
+        if not len(images):
+            raise ShapeError("expected one picture or more, got none; give some")
         chosen = resolve_layers(layers, self.depth)
         unique = sorted(set(chosen))
         placement = self.placement(*images.shape[-2:])

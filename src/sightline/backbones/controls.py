@@ -74,14 +74,14 @@ class NoiseBackbone:
     depth = 1
     mean: Triple = ZERO
     std: Triple = ONE
-    fit: Fit = "stretch"
 
-    def __init__(self, *, embed_dim: int = 256, seed: int = 0) -> None:
-        """Choose the number of channels (even) and the seed."""
+    def __init__(self, *, embed_dim: int = 256, seed: int = 0, fit: Fit = "stretch") -> None:
+        """Choose the number of channels (even), the seed, and how pictures come to whole patches."""
         self.embed_dim, self.seed = embed_dim, seed
+        self.fit: Fit = fit
 
     def placement(self, height: int, width: int) -> Placement:
-        """Return where patches lie: pictures are stretched to multiples of 16."""
+        """Return where patches lie."""
         return place((height, width), self.fit, step=self.patch_size, stride=self.patch_size)
 
     def extract(
@@ -114,7 +114,7 @@ def iuvrgb(request: Request) -> CoordinateBackbone:
 
 def random(request: Request) -> NoiseBackbone:
     """Make the control of noise."""
-    return NoiseBackbone(seed=request.seed)
+    return NoiseBackbone(seed=request.seed, fit=request.options.get("fit", "stretch"))
 
 
 _GOLDEN = -7046029254386353131  # 2^64 over the golden ratio, as a signed number

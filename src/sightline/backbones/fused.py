@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightline.backbones.base import ONE, ZERO, Triple
-from sightline.backbones.grid import Placement, pixel_positions, placement_of
+from sightline.backbones.grid import pixel_positions, placement_of
 from sightline.backbones.request import Request
-from sightline.errors import InputError, ShapeError
+from sightline.errors import InputError
 from sightline.protocols import Backbone
 from sightline.types import Features
 
@@ -31,20 +31,9 @@ class FusedBackbone:
         self.patch_size = parts[0].patch_size
         self.embed_dim = sum(part.embed_dim for part in parts)
         self.sequence = any(getattr(part, "sequence", False) for part in parts)
-
-    def placement(self, height: int, width: int) -> Placement:
-        """Return where the first backbone's patches lie.
-
-        Raises:
-            ShapeError: It does not say so, which only matters where it is asked for.
-        """
-        own = getattr(self.parts[0], "placement", None)
-        if own is None:
-            raise ShapeError(
-                f"expected a backbone that states its placement, got {type(self.parts[0]).__name__}"
-                "; give it a method placement(height, width)"
-            )
-        return own(height, width)
+        own = getattr(parts[0], "placement", None)
+        if own is not None:  # else the grid is taken to be even, as it is without others
+            self.placement = own
 
     def views_at_once(self, height: int, width: int) -> int | None:
         """Return how many pictures to give to `extract` at a time; None for all of them."""
