@@ -8,12 +8,14 @@ from sightline.errors import ShapeError
 from sightline.models.croco import CroCoNet, Encoded
 from sightline.models.dust3r import (
     AsymmetricCroCo3DStereo,
+    PairDecoder,
     activate_confidence,
     activate_points,
     is_symmetrized,
     restore_second_decoder,
 )
 from sightline.models.mast3r import AsymmetricMASt3R, descriptor_width
+from sightline.models.splatt3r import Splatt3R
 
 TINY: dict[str, Any] = {
     "patch_size": 16,
@@ -34,6 +36,11 @@ def dust3r(**options: Any) -> AsymmetricCroCo3DStereo:
 def mast3r(**options: Any) -> AsymmetricMASt3R:
     sizes: dict[str, Any] = {"hidden_dim_factor": 1.0, **TINY, **options}
     return AsymmetricMASt3R(**sizes).eval()
+
+
+def splatt3r(**options: Any) -> Splatt3R:
+    sizes: dict[str, Any] = {"hidden_dim_factor": 1.0, **TINY, **options}
+    return Splatt3R(**sizes).eval()
 
 
 def view(batch: int, height: int, width: int, **extra: Any) -> dict[str, Any]:
@@ -189,3 +196,46 @@ def test_options_are_checked() -> None:
     single: Any = mast3r(two_confs=False)
     result, _ = single(view(1, 32, 32), view(1, 32, 32))
     assert torch.equal(result["conf"], result["desc_conf"])
+
+
+@pytest.mark.parametrize(
+    "make", [dust3r, lambda: dust3r(head_type="dpt"), mast3r, lambda: splatt3r().encoder]
+)
+def test_pairs_among_encoded_images(make: Any) -> None:
+    model = make()
+    images = torch.randn(3, 3, 32, 48)
+    pairs = [(0, 1), (1, 0), (2, 0), (0, 2)]
+    with torch.no_grad():
+        want = model({"img": images[[0, 1, 2, 0]]}, {"img": images[[1, 0, 0, 2]]})
+        decoder = PairDecoder(model, model.encode_views(images), (32, 48))
+        whole = decoder.decode(pairs)
+        parts = [decoder.decode(pairs[:1]), decoder.decode(pairs[1:])]
+    for view in range(2):
+        for name, value in want[view].items():
+            plain = name.removesuffix("_in_other_view")
+            assert torch.allclose(whole[view][plain], value, atol=1e-5), name
+            joined = torch.cat([part[view][plain] for part in parts])
+            assert torch.allclose(joined, value, atol=1e-5), name
+
+
+def test_what_depends_on_one_image_is_computed_once() -> None:
+    model = mast3r()
+    seen: list[int] = []
+    first: Any = model.get_submodule("downstream_head1.dpt.act_postprocess.0")
+    first.register_forward_hook(lambda _, args, out: seen.append(len(args[0])))
+    decoder = PairDecoder(model, model.encode_views(torch.randn(3, 3, 32, 48)), (32, 48))
+    for pair in ((0, 1), (1, 0), (2, 1)):
+        decoder.decode([pair])
+    assert seen == [3]
+
+
+def test_pairs_of_portrait_items() -> None:
+    model = mast3r(landscape_only=True)
+    images, shapes = torch.randn(2, 3, 32, 48), torch.tensor([[48, 32], [32, 48]])
+    views = [{"img": images[[i]], "true_shape": shapes[[i]]} for i in range(2)]
+    with torch.no_grad():
+        want = model(*views)
+        encoded = model.encode_views(images, shapes)
+        got = PairDecoder(model, encoded, (32, 48), shapes).decode([(0, 1)])
+    assert torch.allclose(got[0]["pts3d"], want[0]["pts3d"], atol=1e-5)
+    assert torch.allclose(got[1]["pts3d"], want[1]["pts3d_in_other_view"], atol=1e-5)

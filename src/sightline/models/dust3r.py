@@ -21,6 +21,8 @@ from sightline.nn.options import Device, DType
 from sightline.nn.rope import grid_positions
 
 Result = dict[str, Tensor]
+Start = tuple[Tensor, ...]
+"""What a head computes from one image alone, for any number of pairs; see `PairDecoder`."""
 View = Mapping[str, Any]
 Mode = Sequence[str | float | int]
 Shapes = Int[Tensor, "b 2"]
@@ -94,26 +96,36 @@ class DPTAdapter(nn.Module):
         )
 
     def forward(
-        self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int
+        self,
+        tokens: Sequence[Float[Tensor, "b n _"]],
+        height: int,
+        width: int,
+        start: Start = (),
     ) -> Float[Tensor, "b c h w"]:
-        """Return the map of an image of ``height`` x ``width`` pixels."""
-        grid = (height // self.patch_size, width // self.patch_size)
-        maps = []
-        for layer, project, seq in zip(
-            self.scratch.get_submodule("layer_rn").children(),
-            self.act_postprocess,
-            tokens,
-            strict=True,
-        ):
-            maps.append(layer(project(seq.transpose(1, 2).unflatten(2, grid))))
-        fine1, fine2, fine3, coarse = maps
-        blocks = [self.scratch.get_submodule(f"refinenet{index}") for index in range(1, 5)]
+        """Return the map of an image of ``height`` x ``width`` pixels.
+
+        ``start`` is what `start` gave for ``tokens[0]``; without it, it is computed here.
+        """
+        first = start or self.start(tokens[0], height, width)
+        fine2, fine3, coarse = (
+            self._map(index, tokens[index], height, width) for index in range(1, 4)
+        )
+        blocks: list[Any] = [self.scratch.get_submodule(f"refinenet{i}") for i in range(1, 5)]
         # Twice the stride-32 map is larger than the stride-16 map where the grid is odd.
         path = blocks[3](coarse)[..., : fine3.shape[-2], : fine3.shape[-1]]
-        path = blocks[2](path, fine3)
-        path = blocks[1](path, fine2)
-        path = blocks[0](path, fine1)
-        return self.head(path)
+        path = blocks[2].merge(path, blocks[2].resConfUnit1(fine3))
+        path = blocks[1].merge(path, blocks[1].resConfUnit1(fine2))
+        return self.head(blocks[0].merge(path, first[0]))
+
+    def start(self, tokens: Float[Tensor, "b n d"], height: int, width: int) -> Start:
+        """Return the finest map, which depends on the first of the four entries only."""
+        finest: Any = self.scratch.get_submodule("refinenet1")
+        return (finest.resConfUnit1(self._map(0, tokens, height, width)),)
+
+    def _map(self, index: int, tokens: Tensor, height: int, width: int) -> Tensor:
+        grid = (height // self.patch_size, width // self.patch_size)
+        maps = self.act_postprocess[index](tokens.transpose(1, 2).unflatten(2, grid))
+        return self.scratch.get_submodule(f"layer{index + 1}_rn")(maps)
 
 
 class Enlarge(nn.Module):
@@ -175,7 +187,17 @@ class LinearHead(nn.Module):
         self.options = options
         self.proj = nn.Linear(options.dec_embed_dim, 4 * options.patch_size**2, **kind)
 
-    def forward(self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int) -> Result:
+    def start(self, tokens: Float[Tensor, "b n d"], height: int, width: int) -> Start:
+        """Return nothing: this head does not read the encoder."""
+        return ()
+
+    def forward(
+        self,
+        tokens: Sequence[Float[Tensor, "b n _"]],
+        height: int,
+        width: int,
+        start: Start = (),
+    ) -> Result:
         """Return ``pts3d [B, H, W, 3]`` and ``conf [B, H, W]``."""
         patch = self.options.patch_size
         grid = (height // patch, width // patch)
@@ -192,10 +214,20 @@ class DPTHead(nn.Module):
         self.options = options
         self.dpt = dpt_adapter(options, 4, **kind)
 
-    def forward(self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int) -> Result:
+    def start(self, tokens: Float[Tensor, "b n d"], height: int, width: int) -> Start:
+        """Return what the DPT computes from the encoder's tokens of an image."""
+        return self.dpt.start(tokens, height, width) if hooks(self.options)[0] == 0 else ()
+
+    def forward(
+        self,
+        tokens: Sequence[Float[Tensor, "b n _"]],
+        height: int,
+        width: int,
+        start: Start = (),
+    ) -> Result:
         """Return ``pts3d [B, H, W, 3]`` and ``conf [B, H, W]``."""
         chosen = [tokens[hook] for hook in hooks(self.options)]
-        return activate(self.dpt(chosen, height, width), self.options)
+        return activate(self.dpt(chosen, height, width, start), self.options)
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {"linear": LinearHead, "dpt": DPTHead}
@@ -347,12 +379,31 @@ class PairNetwork(CroCoBackbone):
             tokens[-1] = self.dec_norm(tokens[-1])
         return lists[0], lists[1]
 
+    def start(
+        self,
+        view: int,
+        encoded: Encoded,
+        size: tuple[int, int],
+        true_shape: Shapes | None = None,
+    ) -> Start:
+        """Return what the head of view 1 or 2 computes from images alone, for `read_out`.
+
+        It is empty where the head does not read the encoder, and in a batch of portrait items.
+        """
+        shapes = true_shape if self.landscape_only else None
+        if shapes is not None and bool((shapes[:, 1] < shapes[:, 0]).any()):
+            return ()
+        head: Any = self.downstream_head1 if view == 1 else self.downstream_head2
+        with torch.autocast(encoded.tokens.device.type, enabled=False):
+            return head.start(encoded.tokens.float(), *size)
+
     def read_out(
         self,
         view: int,
         tokens: Sequence[Float[Tensor, "b n _"]],
         size: tuple[int, int],
         true_shape: Shapes | None = None,
+        start: Start = (),
     ) -> Result:
         """Run the head of view 1 or 2, in float32.
 
@@ -361,6 +412,7 @@ class PairNetwork(CroCoBackbone):
             tokens: The view's list from `decode_pair`.
             size: Height and width of the images in storage layout.
             true_shape: (height, width) of every image, needed for portrait items only.
+            start: What `start` gave for these images, where none of them is portrait.
 
         Returns:
             Maps in storage layout.
@@ -368,8 +420,8 @@ class PairNetwork(CroCoBackbone):
         head = self.downstream_head1 if view == 1 else self.downstream_head2
         wide = [t.float() for t in tokens]
         with torch.autocast(wide[0].device.type, enabled=False):
-            if not self.landscape_only or true_shape is None:
-                return head(wide, *size)
+            if start or not self.landscape_only or true_shape is None:
+                return head(wide, *size, start)
             portrait = true_shape[:, 1] < true_shape[:, 0]
             if not portrait.any():
                 return head(wide, *size)
@@ -455,6 +507,54 @@ def encode_pairs(network: Stages, view1: View, view2: View) -> tuple[Encoded, En
     both = network.encode_views(torch.cat(images), joint)
     count = len(images[0])
     return both.map(lambda x: x[:count]), both.map(lambda x: x[count:])
+
+
+class PairDecoder:
+    """Decodes pairs among images of one size; what depends on one image is computed once.
+
+    ``PairDecoder(network, encoded, size)`` gets the tokens of all images in one batch, as
+    `Stages.encode_views` gives them; ``decode([(0, 1), (1, 0)])`` decodes both directions of a pair
+    in one batch. Beyond the encoder this saves the first level of a DPT head, the most expensive
+    one, for every further pair that an image is in.
+    """
+
+    def __init__(
+        self,
+        network: Stages,
+        encoded: Encoded,
+        size: tuple[int, int],
+        true_shape: Shapes | None = None,
+    ) -> None:
+        """Keep the encoded images; ``size`` is their height and width in storage layout."""
+        self.network, self.encoded = network, encoded
+        self.size, self.true_shape = size, true_shape
+        self._starts: dict[int, Start] = {}
+
+    def decode(self, pairs: Sequence[tuple[int, int]]) -> tuple[Result, Result]:
+        """Decode ordered pairs of image numbers in one batch.
+
+        Returns:
+            The results of view 1 and of view 2, an item for each pair, with the same names in both;
+            all points are in the camera frame of view 1.
+        """
+        rows = torch.tensor(pairs, device=self.encoded.tokens.device).unbind(1)
+        lists = self.network.decode_pair(*(self._pick(row) for row in rows))
+        results = []
+        for view, (row, tokens) in enumerate(zip(rows, lists, strict=True), 1):
+            shape = None if self.true_shape is None else self.true_shape[row]
+            start = tuple(part[row] for part in self._start(view))
+            more = {"start": start} if start else {}
+            results.append(self.network.read_out(view, tokens, self.size, shape, **more))
+        return results[0], results[1]
+
+    def _pick(self, row: Tensor) -> Encoded:
+        return self.encoded.map(lambda t: t[row])
+
+    def _start(self, view: int) -> Start:
+        if isinstance(self.network, PairNetwork) and view not in self._starts:
+            args = (self.encoded, self.size, self.true_shape)
+            self._starts[view] = self.network.start(view, *args)
+        return self._starts.get(view, ())
 
 
 class AsymmetricCroCo3DStereo(PairNetwork):

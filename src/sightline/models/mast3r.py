@@ -18,6 +18,7 @@ from sightline.models.dust3r import (
     Mode,
     PairNetwork,
     Result,
+    Start,
     activate,
     activate_confidence,
     dpt_adapter,
@@ -57,13 +58,35 @@ class CatMlpDptHead(nn.Module):
             width, int(hidden_dim_factor * width), channels * options.patch_size**2, **kind
         )
 
-    def forward(self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int) -> Result:
+    def start(self, tokens: Float[Tensor, "b n d"], height: int, width: int) -> Start:
+        """Return what both parts compute from the encoder's tokens of an image."""
+        if hooks(self.options)[0] != 0:
+            return ()
+        first = self.head_local_features.fc1
+        weight = first.weight[:, : tokens.shape[-1]]
+        return (
+            *self.dpt.start(tokens, height, width),
+            functional.linear(tokens, weight, first.bias),
+        )
+
+    def forward(
+        self,
+        tokens: Sequence[Float[Tensor, "b n _"]],
+        height: int,
+        width: int,
+        start: Start = (),
+    ) -> Result:
         """Return ``pts3d``, ``conf``, ``desc [B, H, W, D]`` (unit) and ``desc_conf [B, H, W]``."""
         patch = self.options.patch_size
         grid = (height // patch, width // patch)
         chosen = [tokens[hook] for hook in hooks(self.options)]
-        out = activate(self.dpt(chosen, height, width), self.options)
-        local = self.head_local_features(torch.cat((tokens[0], tokens[-1]), dim=-1))
+        out = activate(self.dpt(chosen, height, width, start[:1]), self.options)
+        mlp = self.head_local_features
+        if start:  # the encoder's columns of the first matrix have been applied
+            weight = mlp.fc1.weight[:, tokens[0].shape[-1] :]
+            local = mlp.fc2(mlp.act(functional.linear(tokens[-1], weight) + start[1]))
+        else:
+            local = mlp(torch.cat((tokens[0], tokens[-1]), dim=-1))
         local = functional.pixel_shuffle(local.transpose(1, 2).unflatten(2, grid), patch)
         local = local.permute(0, 2, 3, 1)
         desc = local[..., : self.local_feat_dim]

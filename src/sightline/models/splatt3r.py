@@ -17,6 +17,7 @@ from sightline.models.dust3r import (
     Mode,
     PairNetwork,
     Result,
+    Start,
     View,
     dpt_adapter,
     hooks,
@@ -84,15 +85,28 @@ class GaussianHead(CatMlpDptHead):
             nn.init.xavier_uniform_(weight, gain)
             nn.init.constant_(bias, value)
 
-    def forward(self, tokens: Sequence[Float[Tensor, "b n _"]], height: int, width: int) -> Result:
+    def start(self, tokens: Float[Tensor, "b n d"], height: int, width: int) -> Start:
+        """Return what all parts compute from the encoder's tokens of an image."""
+        dpt: Any = self.gaussian_dpt.get_submodule("dpt")
+        common = super().start(tokens, height, width)
+        return (*common, *dpt.start(tokens, height, width)) if common else ()
+
+    def forward(
+        self,
+        tokens: Sequence[Float[Tensor, "b n _"]],
+        height: int,
+        width: int,
+        start: Start = (),
+    ) -> Result:
         """Return MASt3R's maps and those of the Gaussians, channels last.
 
         ``means`` (3), ``scales`` (3, positive), ``rotations`` (unit quaternions ``xyzw``), ``sh``
         (3, coefficients) and ``opacities`` (1, in [0, 1]).
         """
-        out = super().forward(tokens, height, width)
+        out = super().forward(tokens, height, width, start[:2])
         chosen = [tokens[hook] for hook in hooks(self.options)]
-        raw = self.gaussian_dpt.get_submodule("dpt")(chosen, height, width).permute(0, 2, 3, 1)
+        dpt = self.gaussian_dpt.get_submodule("dpt")
+        raw = dpt(chosen, height, width, start[2:]).permute(0, 2, 3, 1)
         offset, scale, rotation, colour, opacity = raw.split(self.splits, dim=-1)
         out["means"] = out["pts3d"].detach()
         if self.use_offsets:
@@ -162,13 +176,23 @@ class Splatt3R(nn.Module):
         """
         results = self.encoder(view1, view2)
         for view, result in zip((view1, view2), results, strict=True):
-            result["covariances"] = covariances(result["scales"], result["rotations"])
-            picture = view.get("original_img")
-            picture = view["img"] * 0.5 + 0.5 if picture is None else picture
-            residual = (picture.permute(0, 2, 3, 1) - 0.5) / SH_C0
-            first = result["sh"][..., :1] + residual.unsqueeze(-1)
-            result["sh"] = torch.cat((first, result["sh"][..., 1:]), -1)
+            add_colors(result, view)
         return results
+
+
+def add_colors(result: Result, view: View) -> None:
+    """Complete what `GaussianHead` says with the picture's colours and with covariances.
+
+    Args:
+        result: Changed in place: ``sh`` gets the pixel's colour, ``covariances`` are new.
+        view: See `Splatt3R.forward`.
+    """
+    result["covariances"] = covariances(result["scales"], result["rotations"])
+    picture = view.get("original_img")
+    picture = view["img"] * 0.5 + 0.5 if picture is None else picture
+    residual = (picture.permute(0, 2, 3, 1) - 0.5) / SH_C0
+    first = result["sh"][..., :1] + residual.unsqueeze(-1)
+    result["sh"] = torch.cat((first, result["sh"][..., 1:]), -1)
 
 
 def activate_offset(xyz: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:

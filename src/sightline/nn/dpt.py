@@ -76,8 +76,18 @@ class FusionBlock(nn.Module):
             size: Size of the result; twice the input's by default.
             enlarge: False keeps the size of the input.
         """
-        if lateral is not None:
-            x = x + self.resConfUnit1(lateral)
+        refined = None if lateral is None else self.resConfUnit1(lateral)
+        return self.merge(x, refined, size, enlarge)
+
+    def merge(
+        self,
+        x: Float[Tensor, "b c h w"],
+        refined: Float[Tensor, "b c h w"] | None = None,
+        size: tuple[int, int] | None = None,
+        enlarge: bool = True,
+    ) -> Float[Tensor, "b c _ _"]:
+        """Do the same with a lateral map that has been through ``resConfUnit1``."""
+        x = x if refined is None else x + refined
         x = self.out_conv(self.resConfUnit2(x))
         if not enlarge:
             return x
