@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 ESTIMATORS = {
     "colmap": "sightline.reconstruction.colmap:ColmapEstimator",
     "given": "sightline.reconstruction.given:GivenEstimator",
+    "dust3r": "sightline.reconstruction.pairwise.estimators:Dust3rEstimator",
+    "mast3r": "sightline.reconstruction.pairwise.estimators:Mast3rEstimator",
+    "splatt3r": "sightline.reconstruction.pairwise.estimators:Splatt3rEstimator",
     "vggt": "sightline.reconstruction.learned:VggtEstimator",
     "vggt-omega": "sightline.reconstruction.learned:VggtOmegaEstimator",
 }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from sightline.geometry.pose import invert_se3
 from sightline.reconstruction.pairwise.pairs import Grid
@@ -19,6 +20,7 @@ def clean_confidence(
     K: Float[Tensor, "n 3 3"],
     grids: Sequence[Grid],
     tolerance: float = 0.001,
+    radius: int = 0,
 ) -> list[Float[Tensor, "_ _"]]:
     """Set the confidence of points to 0 that a surer pixel of another picture looks through.
 
@@ -30,12 +32,15 @@ def clean_confidence(
         K: In the grids' pixels.
         grids: Where the pixels are.
         tolerance: Share of the depth by which a point must be in front.
+        radius: It must be in front of all pixels this near to where it falls, because on a slope
+            the nearest pixel's centre may lie deeper than the point. The original takes 0.
 
     Returns:
         The new confidences. Pictures are gone through in order; later ones see earlier changes.
     """
     cleaned = [c.clone() for c in confidence]
     w2c = invert_se3(poses)
+    depth = [_nearest_around(d, radius) for d in depth]
     for i, cloud in enumerate(points):
         for j, grid in enumerate(grids):
             if i == j:
@@ -53,3 +58,10 @@ def clean_confidence(
             bad = (z[inside] < (1 - tolerance) * depth[j][y, x]) & (own < cleaned[j][y, x])
             cleaned[i][inside] = torch.where(bad, own.clamp(max=0.0), own)
     return cleaned
+
+
+def _nearest_around(depth: Float[Tensor, "h w"], radius: int) -> Float[Tensor, "h w"]:
+    if radius == 0:
+        return depth
+    side = 2 * radius + 1
+    return -functional.max_pool2d(-depth[None], side, 1, radius)[0]

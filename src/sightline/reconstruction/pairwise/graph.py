@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from sightline.errors import InputError
 
@@ -78,16 +80,11 @@ def filter_pairs(pairs: Sequence[Pair], count: int, prefilter: str) -> list[Pair
     return [(i, j) for i, j in pairs if apart(i, j) <= limit]
 
 
-def is_connected(pairs: Sequence[Pair], count: int) -> bool:
-    """Return whether the pairs link all pictures."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    if count < 2:
-        return True
-    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(count, count))
-    return connected_components(graph, directed=False)[0] == 1
+def count_groups(pairs: Sequence[Pair], count: int) -> int:
+    """Return into how many groups of linked pictures the pairs put them."""
+    rows, columns = np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    return int(connected_components(graph, directed=False)[0])
 
 
 def _window(count: int, kind: str, rest: list[str]) -> list[Pair]:

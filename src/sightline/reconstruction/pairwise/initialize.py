@@ -106,7 +106,7 @@ def _grow_tree(
     for i in range(count):
         known = alignment.known_focal[i]
         if i not in focals or (known and not original):
-            focals[i] = float(alignment.focals()[i, 0]) if known else grids[i].long_side
+            focals[i] = float(alignment.focals()[i, 0].detach()) if known else grids[i].long_side
         if i in poses:
             continue
         found = _pose_of(
