@@ -146,6 +146,8 @@ class Protocol:
         hidden: Width of a head; the input's where ``narrow_pixel_readout``.
         shared_focal: One focal length and centred principal points, as the reference has them.
         unit_world: The cloud's median depth becomes 1 and its cameras' mean the origin.
+        depth_steps: Of the splats whose expected depth stands for depth, where only cameras are
+            known.
         pose_steps: Of the search for test poses.
         pose_translation: Rate of the translation in that search.
         pose_rotation: Rate of the quaternion in that search.
@@ -173,6 +175,7 @@ class Protocol:
     hidden: int = 256
     shared_focal: bool = False
     unit_world: bool = True
+    depth_steps: int = 2000
     pose_steps: int = 500
     pose_translation: float = 3e-4
     pose_rotation: float = 1e-4
@@ -244,6 +247,7 @@ PROTOCOLS: dict[str, Protocol] = {
             pose=1e-4,
             pose_steps=60,
         ),
+        depth_steps=300,
         pose_steps=50,
         pose_translation=1e-3,
         pose_rotation=4e-4,
