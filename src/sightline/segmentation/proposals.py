@@ -3,7 +3,7 @@
 Pixels become regions by Felzenszwalb and Huttenlocher's graph-based segmentation (IJCV 2004), and
 regions are merged, most alike neighbours first, as in selective search (Uijlings et al., IJCV
 2013). Every region on the way is a proposal; it ranks by how much longer it stays unmerged than it
-took to form, and by how strong the edges around it are.
+took to form, by how strong the edges around it are, and by how solid it is.
 """
 
 from dataclasses import dataclass
@@ -139,12 +139,29 @@ def _hierarchy(
     for node in range(total):
         if parents[node] >= 0:
             members[parents[node]] |= members[node]
-    inside = torch.from_numpy(members[chosen][:, labels])  # [P, h, w]
+    inside, solidity = _filled(members[chosen][:, labels])  # [P, h, w]
     contrast = _contrast(inside, torch.from_numpy(edges))
     persistence = torch.from_numpy(1 - birth[chosen] / np.maximum(death[chosen], 1e-9)).float()
     touch = _border_share(inside)
-    score = 0.5 * contrast + 0.5 * persistence.clamp(0, 1)
-    return inside, (score * (1 - 0.5 * touch)).clamp(0, 1)
+    score = (0.5 * contrast + 0.5 * persistence.clamp(0, 1)) * solidity * (1 - 0.5 * touch)
+    fits = inside.flatten(1).sum(1) <= largest * labels.size
+    return inside[fits], score[fits].clamp(0, 1)
+
+
+def _filled(masks: np.ndarray) -> tuple[Bool[Tensor, "p h w"], Float[Tensor, " p"]]:
+    """Return masks without holes, and how much of its convex hull each fills.
+
+    Blurred outlines become thin rings of their own; filled, they are the object again.
+    """
+    out = np.zeros(masks.shape, np.uint8)
+    solidity = np.zeros(len(masks), np.float32)
+    for i, mask in enumerate(masks.astype(np.uint8)):
+        lines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(out[i], lines, -1, 1, cv2.FILLED)
+        hull = cv2.convexHull(np.concatenate(lines))
+        spanned = cv2.fillConvexPoly(np.zeros_like(mask), hull, 1)
+        solidity[i] = out[i].sum() / spanned.sum()
+    return torch.from_numpy(out.astype(bool)), torch.from_numpy(solidity)
 
 
 def _histograms(lab: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
