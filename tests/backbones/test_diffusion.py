@@ -1,6 +1,7 @@
 """Tiny pipelines in the layout of diffusers; they are made and read without any network."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from sightline.backbones import create_backbone
 from sightline.backbones.grid import pixel_positions
-from sightline.errors import CheckpointError, InputError
+from sightline.errors import CheckpointError, FileFormatError, InputError
 from tests.backbones import tiny
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -160,7 +161,13 @@ def encoded_of(encoder: Any, images: torch.Tensor) -> torch.Tensor:
 def test_what_is_not_there(diffusers: Any, prompted: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no usable text_encoder"):
         create_backbone("stable_diffusion", tmp_path, device="cpu")
-    (tmp_path / "empty").mkdir()
+    save_latent(diffusers, tmp_path / "cosine")
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(prompted / part, tmp_path / "cosine" / part)
+    file = tmp_path / "cosine" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**BETAS, "beta_schedule": "squaredcos_cap_v2"}))
+    with pytest.raises(FileFormatError, match="linear or scaled_linear schedule"):
+        create_backbone("stable_diffusion", file.parents[1], device="cpu")
     drawn: Any = create_backbone("random:stable_diffusion", prompted, device="cpu")
     again: Any = create_backbone("random:stable_diffusion", prompted, device="cpu")
     images = torch.rand(1, 3, 64, 64)

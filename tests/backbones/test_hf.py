@@ -244,6 +244,25 @@ def test_models_unlike_vits_are_refused(transformers: Any, tmp_path: Path) -> No
         create_backbone(f"random:hf:{tmp_path}", device="cpu")
 
 
+def test_descriptions_of_strangers_give_one_sentence(transformers: Any, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('this ran')")
+    whole = {"model_type": "vit", **SMALL}
+    for content in (
+        "[]",
+        "{",
+        json.dumps({**whole, "hidden_size": "a"}),
+        json.dumps({**whole, "patch_size": 0}),
+        json.dumps({**whole, "patch_size": -8}),
+        json.dumps({**whole, "hidden_size": 10**9}),
+        json.dumps({**whole, "num_hidden_layers": 0}),
+        json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        for prefix in ("", "random:"):
+            with pytest.raises(InputError):
+                create_backbone(f"{prefix}hf:{tmp_path}", device="cpu")
+
+
 def test_normalisation_is_read_from_the_folder(tmp_path: Path) -> None:
     file = tmp_path / "preprocessor_config.json"
     assert normalisation(str(tmp_path), "dpt") == ((0.5,) * 3, (0.5,) * 3)
@@ -255,6 +274,11 @@ def test_normalisation_is_read_from_the_folder(tmp_path: Path) -> None:
         file.write_text(wrong)
         with pytest.raises(FileFormatError, match="does not give three numbers"):
             normalisation(str(tmp_path), "dpt")
+    file.write_text(json.dumps({"image_processor": {"image_mean": [1] * 3, "image_std": [2] * 3}}))
+    assert normalisation(str(tmp_path), "dpt") == ((1.0,) * 3, (2.0,) * 3)
+    file.write_text("[]")
+    with pytest.raises(FileFormatError, match="not a JSON table"):
+        normalisation(str(tmp_path), "dpt")
     file.write_text("{")
     with pytest.raises(FileFormatError, match="not readable JSON"):
         normalisation(str(tmp_path), "dpt")

@@ -10,7 +10,6 @@ Weights come from a folder in the layout of diffusers or from the Hugging Face c
 downloaded and no code of a repository is run.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.backbones.base import HALF, NetworkBackbone, Tokens, captured, fixed_size
-from sightline.backbones.hf import extra, find_file
+from sightline.backbones.hf import extra, find_file, read_description
 from sightline.backbones.remapped import CLIP_MEAN, CLIP_STD
 from sightline.backbones.request import Request, drawn_from
 from sightline.checkpoints import read_weights
-from sightline.errors import CheckpointError
+from sightline.errors import CheckpointError, FileFormatError
 
 UP_BLOCK = 1
 """The last up-block that is computed; DIFT's choice."""
@@ -187,7 +186,7 @@ class _Parts:
             network, report = build.from_pretrained(
                 self.source, output_loading_info=True, **options
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever the libraries make of a stranger's description
             raise self._not_there(part, error) from error
         missing = sorted(report["missing_keys"])
         if missing:
@@ -209,22 +208,25 @@ class _Parts:
             return self.modules["transformers"].CLIPTokenizer.from_pretrained(
                 self.source, subfolder="tokenizer", local_files_only=True
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # as above
             raise self._not_there("tokenizer", error) from error
 
     def signal(self) -> float:
         """Return how much of the variance is still picture after `STEP` steps of noise."""
         path = find_file(self.source, "scheduler/scheduler_config.json")
-        content = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-        start, end = (
-            float(content.get("beta_start", 0.00085)),
-            float(content.get("beta_end", 0.012)),
-        )
-        steps = int(content.get("num_train_timesteps", 1000))
-        if content.get("beta_schedule", "scaled_linear") == "linear":
-            betas = torch.linspace(start, end, steps, dtype=torch.float64)
-        else:
-            betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
+        content = {} if path is None else read_description(path)
+        start, end = content.get("beta_start", 0.00085), content.get("beta_end", 0.012)
+        steps = content.get("num_train_timesteps", 1000)
+        schedule = content.get("beta_schedule", "scaled_linear")
+        power = {"linear": 1, "scaled_linear": 2}.get(schedule) if isinstance(schedule, str) else 0
+        numbers = all(isinstance(beta, float) and 0 < beta < 1 for beta in (start, end))
+        if not power or not numbers or not isinstance(steps, int) or not STEP < steps <= 100_000:
+            raise FileFormatError(
+                f"expected a linear or scaled_linear schedule of noise in {path}, got {schedule} "
+                f"from {start} to {end} in {steps} steps; give another model"
+            )
+        roots = (start ** (1 / power), end ** (1 / power))
+        betas = torch.linspace(*roots, steps, dtype=torch.float64) ** power
         return float((1 - betas).cumprod(0)[STEP])
 
     def projection(self) -> nn.Linear:

@@ -100,7 +100,7 @@ def adapt(
         for name, module in network.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
-    if not patch or not names:
+    if patch < 1 or not depth or not names:
         raise InputError(
             f"expected a model like a ViT, with a patch size and a list of blocks, got "
             f"{type(network).__name__} ({config.model_type}); give another model"
@@ -167,20 +167,31 @@ def normalisation(source: str, model_type: str) -> tuple[Triple, Triple]:
         path = find_file(source, name)
         if path is None:
             continue
-        if path.stat().st_size > _MAX_JSON:
-            raise FileFormatError(
-                f"{path} is larger than a description should be; download it again"
-            )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise FileFormatError(f"{path} is not readable JSON; download it again") from error
-        content = content.get("image_processor", content) if isinstance(content, dict) else {}
+        content = read_description(path)
+        inner = content.get("image_processor")
+        content = inner if isinstance(inner, dict) else content
         if content.get("do_normalize", True) is False:
             return ZERO, ONE
         if "image_mean" in content and "image_std" in content:
             return _triple(path, content["image_mean"]), _triple(path, content["image_std"])
     return _USUAL.get(model_type, (IMAGENET_MEAN, IMAGENET_STD))
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return a small JSON file of a model.
+
+    Raises:
+        FileFormatError: It is too large, or not a table.
+    """
+    if path.stat().st_size > _MAX_JSON:
+        raise FileFormatError(f"{path} is larger than a description should be; download it again")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not readable JSON; download it again") from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{path} is not a JSON table; download it again")
+    return content
 
 
 def _config(transformers: Any, source: str, request: Request) -> Any:
@@ -194,7 +205,7 @@ def _config(transformers: Any, source: str, request: Request) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             source, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the library makes of a stranger's description
         raise _not_there(source, error) from error
     return getattr(config, "vision_config", config)
 
@@ -207,10 +218,10 @@ def _network(transformers: Any, source: str, config: Any, request: Request) -> A
             f"expected a vision model in {source}, got a {config.model_type}; give another one"
         ) from error
     build = build[0] if isinstance(build, tuple) else build
-    if request.random:
-        with drawn_from(request.seed):
-            return build(config).to(request.device, request.dtype)
     try:
+        if request.random:
+            with drawn_from(request.seed):
+                return build(config).to(request.device, request.dtype)
         network, report = build.from_pretrained(
             source,
             config=config,
@@ -218,7 +229,7 @@ def _network(transformers: Any, source: str, config: Any, request: Request) -> A
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # as above; also weights that do not fit it
         raise _not_there(source, error) from error
     missing = sorted(
         name for name in report["missing_keys"] if not any(part in name for part in _UNUSED)
