@@ -300,3 +300,38 @@ def test_two_photos_without_overlap_fail_with_advice(
 def test_overwrite_refuses_to_empty_its_own_input(finished: Path) -> None:
     with pytest.raises(InputError, match="lies inside the output folder"):
         sightline.reconstruct(finished / "images", finished, overwrite=True)
+
+
+def test_features_are_carried_by_the_scene(photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scene"
+    run = sightline.reconstruct(photos, output, **{**OPTIONS, "steps": 8}, features="iuvrgb")
+    found, splats, points = run.features(), run.splats(), run.points()
+    assert found is not None
+    assert splats is not None
+    assert points is not None
+    assert found.backbone == "iuvrgb"
+    assert found.splat_features is not None
+    assert len(found.splat_features) == len(splats)
+    assert found.point_features is not None
+    assert len(found.point_features) == len(points.points)
+    assert "Features" in (output / "report.html").read_text()
+    plain, painted = run.scene(), run.scene("features")
+    assert painted.gaussians is not None
+    assert painted.gaussians.sh.shape[1] == 1
+    assert plain.points is not None
+    assert painted.points is not None
+    assert not torch.equal(plain.points.colors, painted.points.colors)
+    (file,) = run.export(["gs-ply"], colors="features")
+    assert file == output / "exports" / "features" / "gaussians.ply"
+
+
+def test_features_that_cannot_be_made_are_refused_before_any_work(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match='no backbone "dinov9"'):
+        sightline.reconstruct(photos, tmp_path / "a", features="dinov9", **OPTIONS)
+    with pytest.raises(InputError, match="--features-checkpoint"):
+        sightline.reconstruct(photos, tmp_path / "a", features="dinov2_vits14", **OPTIONS)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(InputError, match="carries no features"):
+        sightline.open_run(finished).scene("features")

@@ -78,7 +78,10 @@ class ReconstructOptions:
         None, "improve training poses while fitting splats; default: only those of learned models"
     )
     antialiased: bool = option(False, "fit with the antialiased (mip) rasteriser")
-    features: str | None = option(None, "carry this backbone's features on the splats")
+    features: str | None = option(
+        None, "carry this backbone's features on splats and points; see sightline features --help"
+    )
+    features_checkpoint: str | None = option(None, "weights of that backbone")
     seed: int = option(0, "seed of everything random")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the heavy work runs")
     export: str = option("", f"comma-separated formats: {','.join(EXPORT_NAMES)}")

@@ -1,9 +1,9 @@
 """A run as its user sees it: open it, look at what is in it, export it, render a video of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,11 @@ from sightline.protocols import Progress
 from sightline.run import RunFolder
 from sightline.types import Cameras, Gaussians, PointCloud, Reconstruction, Views
 
+if TYPE_CHECKING:
+    from sightline.splatting.scene_features import SceneFeatures
+
 RENDER_MODES = ("rgb", "depth", "normal")
+COLORS = ("photo", "features")
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,24 @@ class Run:
                 )
         return files
 
-    def scene(self) -> SceneResult:
+    def features(self) -> "SceneFeatures | None":
+        """Return the backbone's features on splats and points, if ``--features`` made any."""
+        from sightline.splatting.scene_features import read_scene_features
+
+        file = self.path / "features.npz"
+        return read_scene_features(file) if file.is_file() else None
+
+    def scene(self, colors: str = "photo") -> SceneResult:
         """Return what exporters work from.
 
+        Args:
+            colors: ``photo``, or ``features`` for the principal components of ``--features``.
+
         Raises:
-            InputError: If the run has no cameras yet.
+            InputError: If the run has no cameras yet, or no features where they are asked for.
         """
+        if colors not in COLORS:
+            raise UnknownNameError("kind of colours", colors, COLORS)
         if not (self.path / "cameras.npz").is_file():
             raise InputError(
                 f"{self.path} has no cameras yet (status: {self.status}); finish it with "
@@ -154,6 +170,18 @@ class Run:
             )
         cameras = self.camera_file()
         geometry = GeometryFile(self.path / "geometry.npz", cameras)
+        points, gaussians = self.points(), self.splats()
+        sparse = geometry.sparse
+        if colors == "features":
+            found = self.features()
+            if found is None:
+                raise InputError(
+                    f"{self.path} carries no features; make them with sightline reconstruct "
+                    "--features NAME"
+                )
+            points, gaussians = found.paint_points(points), found.paint_splats(gaussians)
+            if sparse is not None and points is not None and geometry.depth is None:
+                sparse = replace(sparse, colors=(points.colors * 255).round().to(torch.uint8))
         return SceneResult(
             names=cameras.names,
             cameras=cameras.cameras,
@@ -161,9 +189,9 @@ class Run:
             original_sizes=cameras.original_size,
             registered=cameras.registered,
             metric=cameras.metric,
-            points=self.points(),
-            sparse=geometry.sparse,
-            gaussians=self.splats(),
+            points=points,
+            sparse=sparse,
+            gaussians=gaussians,
             depth=geometry.depth,
             confidence=geometry.confidence,
             files=self.picture_files(cameras.names),
@@ -179,6 +207,7 @@ class Run:
         *,
         folder: Path | None = None,
         min_confidence: float = 0.0,
+        colors: str = "photo",
     ) -> list[Path]:
         """Write the scene in other tools' formats.
 
@@ -186,15 +215,18 @@ class Run:
             formats: Some of ``options.EXPORT_NAMES``.
             folder: Where to; default ``exports/`` of the run.
             min_confidence: Percentage of the least certain points to leave out.
+            colors: See `scene`; feature colours go to ``exports/features/`` by default.
 
         Raises:
             InputError: If a format is unknown or the run lacks what it needs.
             OutputError: If a file cannot be written.
         """
-        scene = self.scene()
+        scene = self.scene(colors)
+        if folder is None:
+            folder = self.path / "exports" / ("features" if colors == "features" else "")
         if "depth" in formats and scene.depth is None and scene.gaussians is not None:
             scene = _with_rendered_depth(scene)
-        return _export(scene, formats, folder or self.path / "exports", min_confidence)
+        return _export(scene, formats, folder, min_confidence)
 
     def render(
         self,
@@ -300,6 +332,7 @@ def export_scene(
     *,
     folder: Path | None = None,
     min_confidence: float = 0.0,
+    colors: str = "photo",
     overwrite: bool = False,
 ) -> list[Path]:
     """Export a run, or a single splat or point file.
@@ -309,6 +342,7 @@ def export_scene(
         formats: Some of ``options.EXPORT_NAMES``.
         folder: Where to; default ``exports/`` of the run. Needed for a single file.
         min_confidence: Percentage of the least certain points to leave out.
+        colors: See `Run.scene`.
         overwrite: Replace files in a folder that the user named.
 
     Raises:
@@ -318,9 +352,11 @@ def export_scene(
         raise InputError(f"{folder} is not empty; give a new folder with -o, or --overwrite")
     if path.is_dir():
         run = open_run(path)
-        return run.export(formats, folder=folder, min_confidence=min_confidence)
+        return run.export(formats, folder=folder, min_confidence=min_confidence, colors=colors)
     if folder is None:
         raise InputError(f"{path} is a single file: give the folder to write with -o")
+    if colors != "photo":
+        raise InputError(f"{path} is a single file and carries no features; give a run folder")
     return _export(scene_from_file(path), formats, folder, min_confidence)
 
 
@@ -366,8 +402,6 @@ def _export(
 
 def _with_rendered_depth(scene: SceneResult) -> SceneResult:
     """Add the splats' expected depth as the views' depth maps."""
-    from dataclasses import replace
-
     from sightline.splatting.render import render_gaussians
 
     assert scene.gaussians is not None

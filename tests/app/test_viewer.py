@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import math
 import socket
@@ -90,6 +91,28 @@ def test_scene_has_its_parts(viewer: Viewer) -> None:
     assert len(viewer.cloud.points) == 450  # a quarter is hidden at first
     assert not viewer.cloud.visible  # splats come first
     np.testing.assert_allclose(viewer.frame.up, [0, -1, 0], atol=0.05)
+
+
+def test_feature_colours_take_the_place_of_the_photo_s(server: "viser.ViserServer") -> None:
+    server.scene.reset()
+    server.gui.reset()
+    plain = ring_scene()
+    assert plain.gaussians is not None
+    assert plain.points is not None
+    gray = dataclasses.replace(plain.gaussians, sh=torch.zeros(800, 1, 3))
+    red = dataclasses.replace(plain.points, colors=torch.tensor([1.0, 0, 0]).expand(600, 3))
+    viewer = build_viewer(server, ring_scene(feature_gaussians=gray, feature_points=red))
+    assert viewer.colors.visible
+    assert viewer.splats is not None
+    before = viewer.splats.rgbs.copy()
+    viewer.colors.value = "Features"
+    viewer.recolor()
+    np.testing.assert_allclose(viewer.splats.rgbs, 0.5, atol=0.01)
+    assert viewer.cloud is not None
+    assert (np.asarray(viewer.cloud.colors) == [255, 0, 0]).all()
+    viewer.colors.value = "Photo"
+    viewer.recolor()
+    np.testing.assert_allclose(viewer.splats.rgbs, before)
 
 
 def test_splats_keep_their_size_in_half_precision(server: "viser.ViserServer") -> None:

@@ -41,7 +41,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["reconstruct", "a"], "give the output with -o"),
         (["reconstruct", "-o", "b"], "give at least one photo, folder or video"),
         (["reconstruct", "a", "-o", "b", "--steps", "0"], "--steps must be 1 or more, got 0"),
-        (["reconstruct", "a", "-o", "b", "--geometry", "vggt"], "needs a learned model"),
+        (["reconstruct", "a", "-o", "b", "--features", "dinov9"], 'no backbone "dinov9"'),
         (["render", "nowhere", "-o", "a.mp4", "--size", "big"], "expected WIDTHxHEIGHT"),
         (["export", "nowhere"], "give the formats with --to"),
         (["export", "nowhere", "--to", "obj"], 'no export format "obj"'),

@@ -25,7 +25,8 @@ def viewer_scene(path: Path) -> ViewerScene:
     if not path.is_dir():
         bare = scene_from_file(path)
         return ViewerScene(title=path.name, gaussians=bare.gaussians, points=bare.points)
-    scene = open_run(path).scene()
+    run = open_run(path)
+    scene, features = run.scene(), run.features()
     assert scene.images is not None
     return ViewerScene(
         title=scene.title,
@@ -36,6 +37,8 @@ def viewer_scene(path: Path) -> ViewerScene:
         thumbnails=_thumbnails(scene.images),
         gaussians=scene.gaussians,
         points=scene.points,
+        feature_gaussians=None if features is None else features.paint_splats(scene.gaussians),
+        feature_points=None if features is None else features.paint_points(scene.points),
         # Points of depth maps have no tracks; those of triangulated points do not name them.
         tracks=None if scene.sparse is None or scene.depth is not None else scene.sparse.tracks,
     )

@@ -42,6 +42,7 @@ _MOST_SPLATS = 2_000_000
 _MOST_FRUSTA = 1000
 _ALL_VIEWS = "All views"
 _CHOSEN_VIEWS = "Chosen views"
+_PHOTO, _FEATURES = "Photo", "Features"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,6 +61,10 @@ class ViewerScene:
     gaussians: Gaussians | None = None
     points: PointCloud | None = None
     """Its confidence, if any, drives a slider."""
+    feature_gaussians: Gaussians | None = None
+    """The same splats in the colours of their features."""
+    feature_points: PointCloud | None = None
+    """The same points in the colours of their features."""
     tracks: Int[Tensor, "T 2"] | None = None
     """Rows of (point, view): which views saw which points."""
 
@@ -183,14 +188,30 @@ class Viewer:
         server.scene.set_up_direction(self.frame.up.numpy())
         if scene.gaussians is not None and len(scene.gaussians):
             self._add_splats(scene.gaussians)
-        if scene.points is not None and len(scene.points.points):
-            self.points = prepare_points(scene.points, scene.tracks)
+        self._prepare_points(scene.points)
         self._add_controls()
         self._add_frusta()
         self.refresh_points()
         self._aim_first_view()
 
     # What is shown
+
+    def _prepare_points(self, cloud: PointCloud | None) -> None:
+        if cloud is not None and len(cloud.points):
+            self.points = prepare_points(cloud, self.scene.tracks)
+
+    def recolor(self) -> None:
+        """Show photo or feature colours, as the control says."""
+        scene, by_features = self.scene, self.colors.value == _FEATURES
+        gaussians = scene.feature_gaussians if by_features else scene.gaussians
+        points = scene.feature_points if by_features else scene.points
+        if gaussians is not None:
+            self._add_splats(gaussians)
+            self._show(self.splats, self.show_splats.value)
+        with self._lock:
+            self._prepare_points(points)
+            self._drawn = None
+        self.refresh_points()
 
     def _add_splats(self, gaussians: Gaussians) -> None:
         keep = torch.from_numpy(drawable_splats(gaussians, _MOST_SPLATS))
@@ -302,6 +323,13 @@ class Viewer:
         self.show_points = gui.add_checkbox(
             "Points", self.splats is None, visible=self.points is not None
         )
+        painted = (scene.feature_gaussians, scene.feature_points)
+        self.colors = gui.add_dropdown(
+            "Colours",
+            (_PHOTO, _FEATURES),
+            visible=any(part is not None for part in painted),
+            hint="As photographed, or the first three components of a backbone's features",
+        )
         self.show_cameras = gui.add_checkbox("Cameras", True, visible=has_cameras)
         self.show_photos = gui.add_checkbox(
             "Photos on cameras", True, visible=has_cameras and scene.thumbnails is not None
@@ -341,6 +369,7 @@ class Viewer:
     def _connect(self) -> None:
         for handle in (self.confidence, self.seen_by, self.hide_black, self.hide_white):
             handle.on_update(lambda _: self.refresh_points())
+        self.colors.on_update(lambda _: self.recolor())
         self.show_splats.on_update(lambda _: self._show(self.splats, self.show_splats.value))
         self.show_points.on_update(lambda _: self._show(self.cloud, self.show_points.value))
         self.point_size.on_update(lambda _: self._resize_points())

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from sightline.cli.parser import VerbParser, require
 from sightline.options import EXPORT_NAMES, export_names
@@ -10,6 +11,7 @@ EXAMPLES = """\
 examples:
   sightline export scene/ --to spz,colmap
   sightline export scene/ --to html
+  sightline export scene/ --to gs-ply --colors features
   sightline export splats.ply --to splat -o converted/
 """
 
@@ -25,6 +27,12 @@ def parser() -> VerbParser:
         default=0.0,
         metavar="PCT",
         help="leave out this share (percent) of the least certain points",
+    )
+    verb.add_argument(
+        "--colors",
+        type=Literal["photo", "features"],
+        default="photo",
+        help="of splats and points: as photographed, or the components of --features",
     )
     verb.add_argument(
         "-o", "--output", type=str | None, help="folder; default: exports/ of the run"
@@ -45,6 +53,7 @@ def run(words: list[str]) -> None:
         formats,
         folder=None if arguments.output is None else Path(arguments.output),
         min_confidence=arguments.min_confidence,
+        colors=arguments.colors,
         overwrite=arguments.overwrite,
     )
     for path in paths:

@@ -1,6 +1,6 @@
 """From pictures to a scene, stage by stage; every stage leaves files and can be resumed.
 
-``ingest -> cameras -> views -> splats -> evaluate -> export -> report``, each a function of the
+``ingest -> cameras -> views -> splats -> evaluate -> features -> export -> report``, each a function of the
 run folder that reads what earlier stages wrote. Nothing is handed on in memory, so that a resumed
 run computes exactly what an uninterrupted one does.
 """
@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError
+from sightline.errors import Cancelled, InputError, SightlineError
 from sightline.options import ReconstructOptions, export_names
 from sightline.pipeline import stages
+from sightline.pipeline.compare import compare
 from sightline.pipeline.summary import write_summary
-from sightline.pipeline.work import LiveNumbers, Loaded, Work, choose_device
+from sightline.pipeline.work import LiveNumbers, Loaded, Work, choose_device, load_backbone
 from sightline.protocols import GeometryEstimator, Progress
 from sightline.results import Run
 from sightline.run import RunFolder, is_run
@@ -60,6 +61,9 @@ def reconstruct(
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     name = geometry if isinstance(geometry, str) else "auto"
     wanted = ReconstructOptions(geometry=name, **options)  # type: ignore[arg-type]
+    loaded = {} if loaded is None else loaded
+    if wanted.features is not None:  # its weights may be missing: better known before any work
+        load_backbone(wanted, choose_device(wanted.device), loaded)
     folder, settings = _open(
         Path(output),
         [str(item) for item in given],
@@ -76,7 +80,7 @@ def reconstruct(
         estimator=None if isinstance(geometry, str) else geometry,
         progress=progress,
         on_step=on_step,
-        loaded={} if loaded is None else loaded,
+        loaded=loaded,
     )
     with folder.locked(), folder.working():
         folder.state["device"] = work.device
@@ -88,9 +92,59 @@ def reconstruct(
             make = stages.splats if settings.splats == "optimize" else stages.feedforward
             make(work)
             stages.evaluate(work)
+            if settings.splats == "optimize":
+                compare(work)
+        if settings.features is not None:
+            stages.features(work)
         stages.export(work)
         write_summary(work)
     return Run(folder.path)
+
+
+def reconstruct_each(inputs: Sequence[str | Path], output: str | Path, **options: Any) -> list[Run]:
+    """Make one scene of every input, each in a run folder of its own; networks stay loaded.
+
+    Args:
+        inputs: Each is the only input of its run.
+        output: Folder of the runs, which are named after their inputs.
+        options: As for `reconstruct`.
+
+    Returns:
+        The runs, in the order of the inputs.
+
+    Raises:
+        SightlineError: The first error, once all inputs were tried; the finished runs are kept.
+        Cancelled: At once, if ``progress`` raised it.
+    """
+    loaded: Loaded = {}
+    runs: list[Run] = []
+    failed: list[tuple[str, SightlineError]] = []
+    for item, name in zip(inputs, _names(inputs), strict=True):
+        try:
+            runs.append(reconstruct(item, Path(output) / name, loaded=loaded, **options))
+        except Cancelled:
+            raise
+        except SightlineError as error:
+            failed.append((str(item), error))
+    if failed:
+        item, error = failed[0]
+        others = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
+        summed = SightlineError(f"{item}: {error}{others}")
+        summed.exit_code = error.exit_code
+        raise summed from error
+    return runs
+
+
+def _names(inputs: Sequence[str | Path]) -> list[str]:
+    """Return a folder name for every input, told apart by number where stems repeat."""
+    names: list[str] = []
+    for item in inputs:
+        stem = Path(item).resolve().stem or "scene"
+        name, number = stem, 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
+    return names
 
 
 def _command(inputs: Sequence[str | Path], output: str | Path) -> str:
@@ -109,7 +163,6 @@ def _open(
     """Return the run folder and the options that hold for it."""
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; keep one of them")
-    _refuse_unbuilt(wanted)
     if resume and is_run(output):
         folder = RunFolder.open(output)
         return folder, _resumed_options(folder, wanted)
@@ -125,15 +178,6 @@ def _open(
         **wanted.as_dict(),
     }
     return RunFolder.create(output, config, overwrite=overwrite), wanted
-
-
-def _refuse_unbuilt(options: ReconstructOptions) -> None:
-    """Say plainly which options cannot work, before any work."""
-    if options.features is not None:
-        raise InputError(
-            f"--features {options.features} is not in this version yet; leave it out, or use "
-            "sightline features"
-        )
 
 
 def _refuse_inputs_inside(inputs: list[str], output: Path) -> None:

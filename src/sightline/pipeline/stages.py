@@ -22,7 +22,7 @@ from sightline.io.scene_arrays import (
 )
 from sightline.options import export_names
 from sightline.pipeline.geometry import Choice
-from sightline.pipeline.work import Work, read_exposure
+from sightline.pipeline.work import Work, load_backbone, read_exposure
 from sightline.protocols import SplatEstimator
 from sightline.results import Run
 from sightline.splatting.config import OptimizeConfig
@@ -111,6 +111,8 @@ def cameras(work: Work) -> None:
                 "more; take more overlapping photos of a textured scene"
             )
         facts["registered"] = count
+        if work.options.refine == "ba":
+            found, facts["adjusted"] = geometry.adjusted(work, seen, found)
         work.folder.state["rejected"] = dict(found.rejected)
         for view, reason in found.rejected:
             work.folder.warn(f"{view} was left out: {reason}")
@@ -382,6 +384,29 @@ def evaluate(work: Work) -> None:
                 pixels = (picture * 255).round().to(torch.uint8).movedim(0, -1)
                 Image.fromarray(pixels.contiguous().numpy()).save(file)
         work.folder.state["metrics"]["test"] = scored.metrics()
+
+
+def features(work: Work) -> None:
+    """Encode the pictures and carry what is found on the scene's splats and points."""
+    from sightline.splatting.scene_features import carry_features, write_scene_features
+
+    if work.folder.finished("features"):
+        return
+    name = work.options.features
+    assert name is not None
+    with work.folder.stage("features"):
+        run = Run(work.folder.path)
+        gaussians, cloud = run.splats(), run.points()
+        found = carry_features(
+            load_backbone(work.options, work.device, work.loaded),
+            name,
+            run.views(),
+            gaussians=None if gaussians is None else gaussians.to(work.device),
+            points=None if cloud is None else cloud.points,
+            depth=run.geometry_file().depth,
+            progress=work.progress,
+        )
+        write_scene_features(work.file("features.npz"), found)
 
 
 def export(work: Work) -> None:

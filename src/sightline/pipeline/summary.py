@@ -17,6 +17,7 @@ from sightline.report.data import (
     DepthPicture,
     Export,
     InputPhoto,
+    NamedPicture,
     ReportData,
     Stage,
 )
@@ -75,17 +76,25 @@ def _gather(work: Work) -> ReportData:
             names=cameras.names,
             registered=cameras.registered,
             test=tuple(test),
-            points=None if geometry.sparse is None else geometry.sparse.points,
+            points=_points(run, geometry),
             metric=cameras.metric,
         ),
         comparisons=_comparisons(work, cameras, geometry),
         scores={metric: values["per_view"] for metric, values in metrics.get("test", {}).items()},
-        depths=_depths(run, cameras),
+        depths=_depths(run, cameras, geometry),
+        features=_features(run, cameras),
         curves=_curves(work),
         num_splats=metrics.get("splats"),
         exports=_exports(work),
         metric=cameras.metric,
     )
+
+
+def _points(run: Run, geometry: GeometryFile) -> Tensor | None:
+    if geometry.depth is None:
+        return None if geometry.sparse is None else geometry.sparse.points
+    cloud = run.points()
+    return None if cloud is None else cloud.points
 
 
 def _facts(state: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -94,11 +103,30 @@ def _facts(state: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     facts = [
         ("Geometry", str(state["stages"].get("cameras", {}).get("geometry", config["geometry"]))),
         ("Device", f"{state['device']}, {machine['cpus']} CPU cores"),
+        *_weights(state),
+        *_chain(state),
         ("Seed", str(state["seed"])),
         ("System", machine["system"]),
         *((name, number) for name, number in state["versions"].items()),
     ]
     return tuple(facts)
+
+
+def _weights(state: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Weights", f"{entry['file']}, SHA-256 {entry['sha256'][:12]}, licence {entry['licence']}")
+        for entry in state["checkpoints"]
+    ]
+
+
+def _chain(state: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say which refinement helped, by held-out PSNR of short fits."""
+    chain = state["metrics"].get("chain")
+    if not chain:
+        return []
+    steps = state["stages"]["compare"]["steps"]
+    shown = ", ".join(f"{name} {value:.2f} dB" for name, value in chain.items())
+    return [(f"Held-out PSNR after {steps} steps", shown)]
 
 
 def _photos(run: Run, cameras: CameraFile, geometry: GeometryFile) -> tuple[InputPhoto, ...]:
@@ -158,12 +186,19 @@ def _training_renders(work: Work, cameras: CameraFile) -> Iterator[tuple[int, Te
         yield known[place], picture[0]
 
 
-def _depths(run: Run, cameras: CameraFile) -> tuple[DepthPicture, ...]:
+def _depths(run: Run, cameras: CameraFile, geometry: GeometryFile) -> tuple[DepthPicture, ...]:
     splats = run.splats()
-    if splats is None:
-        return ()
     known = cameras.registered.nonzero()[:, 0].tolist()
     chosen = [known[place] for place in spread(len(known), _DEPTHS)]
+    if splats is None:
+        depth = geometry.depth
+        if depth is None:
+            return ()
+        valid = depth > 0 if geometry.geometry_valid is None else geometry.geometry_valid
+        return tuple(
+            DepthPicture(name=cameras.names[view], depth=depth[view], valid=valid[view])
+            for view in chosen
+        )
     some = cameras.cameras.select(chosen).map(lambda t: t.float())
     rendering = render_gaussians(splats, some)
     assert rendering.depth is not None
@@ -174,6 +209,22 @@ def _depths(run: Run, cameras: CameraFile) -> tuple[DepthPicture, ...]:
             valid=rendering.alpha[i] > 0.5,
         )
         for i, view in enumerate(chosen)
+    )
+
+
+def _features(run: Run, cameras: CameraFile) -> tuple[NamedPicture, ...]:
+    """Draw the splats in the colours of their features."""
+    found = run.features()
+    painted = None if found is None else found.paint_splats(run.splats())
+    if painted is None:
+        return ()
+    known = cameras.registered.nonzero()[:, 0].tolist()
+    chosen = [known[place] for place in spread(len(known), _DEPTHS)]
+    some = cameras.cameras.select(chosen).map(lambda t: t.float())
+    pictures = render_gaussians(painted, some, with_depth=False).rgb
+    return tuple(
+        NamedPicture(name=cameras.names[view], picture=picture)
+        for view, picture in zip(chosen, pictures, strict=True)
     )
 
 

@@ -4,21 +4,22 @@ import dataclasses
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sightline.errors import InputError
+from sightline.errors import CheckpointError, InputError
 from sightline.io.arrays import read_npz
 from sightline.options import ReconstructOptions
-from sightline.protocols import GeometryEstimator, Progress
+from sightline.protocols import Backbone, GeometryEstimator, Progress
 from sightline.run import RunFolder
 from sightline.splatting.exposure import Exposure
 
 LiveNumbers = Callable[[dict[str, float]], None]
 """Called now and then during splat optimisation with ``step, loss, psnr, splats``."""
 
-Loaded = dict[tuple[str, str, str], GeometryEstimator]
-"""(name, checkpoint, device) -> estimator."""
+Loaded = dict[tuple[str, str, str], Any]
+"""(name, checkpoint, device) -> estimator or backbone."""
 
 CPU_RESOLUTION, GPU_RESOLUTION = 480, 1600
 """Long side of the fitted pictures when ``--resolution`` is not given."""
@@ -80,3 +81,20 @@ def read_exposure(work: Work) -> Exposure | None:
     return Exposure(
         values=torch.from_numpy(stored["values"]), fitted=torch.from_numpy(stored["fitted"])
     )
+
+
+def load_backbone(options: ReconstructOptions, device: str, loaded: Loaded) -> Backbone:
+    """Return the backbone of ``--features``; it stays in ``loaded``."""
+    from sightline.backbones import create_backbone
+
+    assert options.features is not None
+    key = (f"features {options.features}", options.features_checkpoint or "", device)
+    if key not in loaded:
+        try:
+            loaded[key] = create_backbone(
+                options.features, options.features_checkpoint, device, seed=options.seed
+            )
+        except CheckpointError as error:  # --checkpoint is the geometry model's here
+            text = str(error).replace("--checkpoint (checkpoint=)", "--features-checkpoint")
+            raise CheckpointError(text) from error
+    return loaded[key]
