@@ -101,7 +101,11 @@ def reconstruct(
     return Run(folder.path)
 
 
-def reconstruct_each(inputs: Sequence[str | Path], output: str | Path, **options: Any) -> list[Run]:
+def reconstruct_each(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    **options: Any,  # noqa: ANN401 - those of `reconstruct`
+) -> list[Run]:
     """Make one scene of every input, each in a run folder of its own; networks stay loaded.
 
     Args:
