@@ -118,7 +118,7 @@ def _list(*, as_json: bool) -> None:
             _home(row["sources"]) or "by mail after a form",
         )
     # A pipe is no screen: nothing is folded there.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
 
 
 def _home(sources: list[str]) -> str:

@@ -3,7 +3,7 @@
 import io
 from typing import TypedDict, Unpack
 
-from sightline.hub.transfer import Progress
+from sightline.hub.transfer import DOWNLOAD, Progress
 
 
 class _Options(TypedDict, total=False):
@@ -29,7 +29,7 @@ def bar_class(progress: Progress | None) -> type:
         def update(self, n: int | None = 1) -> bool | None:  # type: ignore[override]
             self._seen += n or 0
             if progress is not None:
-                progress("download", self._seen, max(self._size, self._seen))
+                progress(DOWNLOAD, self._seen / 1e6, max(self._size, self._seen) / 1e6)
             return None
 
     return Bar

@@ -55,7 +55,7 @@ def resolve(
             Hugging Face hub, or a URL.
         target_dir: Put the file there instead of into the cache.
         revision: Branch, tag or commit of a repository.
-        progress: Told bytes.
+        progress: Told megabytes.
 
     Raises:
         InputError: There is no such file, or the address is not allowed.

@@ -21,7 +21,10 @@ from sightline.hub.settings import check_address
 from sightline.io.atomic import atomic_write_text
 
 Progress = Callable[[str, float, float], None]
-"""Called as ``progress(stage, done, total)``; may raise `errors.Cancelled`."""
+"""Called as ``progress(stage, done, total)`` in megabytes; may raise `errors.Cancelled`."""
+
+DOWNLOAD, CHECK = "download MB", "check MB"
+"""The stages that progress is told of."""
 
 MAX_BYTES = 64 << 30
 """The largest published file (DINOv3 ViT-7B) has 27 GB."""
@@ -79,7 +82,7 @@ def fetch_url(
         url: https, or http on this machine; redirects may lead to such addresses only.
         target: The file to write; it appears only when it is whole.
         sha256: What the file has to hash to.
-        progress: Told bytes under the stage ``download``.
+        progress: Told megabytes, under the stages `DOWNLOAD` and `CHECK`.
         max_bytes: Larger files are refused.
 
     Raises:
@@ -118,7 +121,7 @@ def hash_file(path: Path, progress: Progress | None = None) -> str:
             digest.update(block)
             done += len(block)
             if progress is not None:
-                progress("check", done, size)
+                progress(CHECK, done / 1e6, size / 1e6)
     return digest.hexdigest()
 
 
@@ -192,7 +195,7 @@ def _copy(
         file.write(block)
         if progress is not None:
             file.flush()  # a cancelled transfer keeps what has arrived
-            progress("download", done, total or done)
+            progress(DOWNLOAD, done / 1e6, (total or done) / 1e6)
 
 
 def _check_room(url: str, part: Path, total: int, have: int, max_bytes: int) -> None:
