@@ -172,6 +172,17 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
     state["patch_generator.embedder.weight"] = torch.rand(WIDTH, 7)
     with pytest.raises(CheckpointError, match="a patch projection of 7 numbers"):
         from_radio(state)
+    for wrong, text in (
+        ({"cls_token": None}, "got no cls_token"),
+        ({"blocks.0.mlp.fc1.weight": None}, "got no patch projection"),
+        ({"pos_embed": torch.rand(2, 2)}, "got no patch projection"),
+        ({"blocks.7.norm1.weight": torch.rand(2)}, "blocks with gaps"),
+        ({"pos_embed": torch.rand(1, 5, 100)}, "a width of 100"),
+    ):
+        changed = {n: t for n, t in (dino() | wrong).items() if t is not None}
+        save_file(changed, file)
+        with pytest.raises(CheckpointError, match=text):
+            create_backbone("dino_vits16", file, device="cpu")
     missing = {n: t for n, t in dino().items() if n != "blocks.0.mlp.fc2.bias"}
     save_file(missing, file)
     with pytest.raises(CheckpointError, match=r"blocks\.0\.mlp\.fc2\.bias"):

@@ -122,6 +122,8 @@ def from_dino(state: Mapping[str, Tensor], name: str = "dino") -> dict[str, Tens
     prefix = _prefix(state, "pos_embed", name)
     inside = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
     kept = {n: t for n, t in inside.items() if not n.startswith(("head.", "fc_norm."))}
+    if "cls_token" not in kept:
+        raise _foreign(name, "no cls_token")
     mask = kept.pop("masked_embed", None)
     kept.setdefault("mask_token", torch.zeros_like(kept["cls_token"][0]) if mask is None else mask)
     return kept
@@ -167,22 +169,25 @@ def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         CheckpointError: The shapes are not those of a ViT of a known width.
     """
-    table, weight = state["pos_embed"], state.get("patch_embed.proj.weight")
-    numbers = [int(m[1]) for n in state if (m := re.match(r"blocks\.(\d+)\.", n))]
-    if weight is None or weight.ndim != 4 or table.ndim != 3 or not numbers:
+    names = ("pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
+    table, weight, hidden = (state.get(name) for name in names)
+    numbers = {int(m[1]) for n in state if (m := re.match(r"blocks\.(\d{1,4})\.", n))}
+    if table is None or weight is None or hidden is None or (table.ndim, weight.ndim) != (3, 4):
         raise _foreign("the backbone", "no patch projection, position table or blocks")
+    if numbers != set(range(len(numbers))):
+        raise _foreign("the backbone", "blocks with gaps between them")
     width, patch = table.shape[2], weight.shape[3]
     if width not in HEADS:
         raise _foreign("the backbone", f"a width of {width}")
     registers = state.get("register_tokens")
     return {
         "embed_dim": width,
-        "depth": max(numbers) + 1,
+        "depth": len(numbers),
         "patch_size": patch,
         "img_size": math.isqrt(table.shape[1] - 1) * patch,
         "num_register_tokens": 0 if registers is None else registers.shape[1],
         "init_values": 1.0 if "blocks.0.ls1.gamma" in state else None,
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        "mlp_ratio": hidden.shape[0] / width,
     }
 
 
