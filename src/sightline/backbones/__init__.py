@@ -59,6 +59,10 @@ BACKBONES: dict[str, Entry] = {
     **{name.lower(): Entry("networks:croco", name) for name in _CROCO},
     "dust3r": Entry("networks:pair_encoder", _DUST3R),
     "dust3r_decoder": Entry("networks:pair_decoder", _DUST3R),
+    **{
+        f"dust3r_{name}": Entry("networks:pair_encoder", f"DUSt3R_ViTLarge_BaseDecoder_{name}")
+        for name in ("224_linear", "512_linear")
+    },
     "mast3r": Entry("networks:pair_encoder", _MAST3R),
     "mast3r_decoder": Entry("networks:pair_decoder", _MAST3R),
     "splatt3r": Entry("networks:pair_encoder", "splatt3r_v1.0"),
@@ -89,6 +93,7 @@ ALIASES: dict[str, str] = {
     "dinov3_large": "dinov3_vitl16",
     "dinov3_huge_plus": "dinov3_vith16plus",
     "dinov3_giant": "dinov3_vitg16",
+    "dinov3_vitl16_reg": "dinov3_vitl16",
     "dinov3_7b": "dinov3_vit7b16",
     "vggt_aggregator": "vggt",
     "vggt_decoder": "vggt",
@@ -197,7 +202,10 @@ def _find(name: str) -> Entry:
     prefix, _, rest = name.partition(":")
     if rest and prefix in PREFIXES:
         return PREFIXES[prefix]._replace(source=rest)
-    entry = BACKBONES.get(name.lower().replace("-", "_"))
+    plain = name.lower().replace("-", "_")
+    # A published network's own name stands for the first backbone that is made of it.
+    by_source = {e.source.lower(): e for e in reversed(BACKBONES.values()) if e.source}
+    entry = BACKBONES.get(plain) or by_source.get(plain)
     if entry is None:
         known = [*BACKBONES, *ALIASES, *(f"{p}:..." for p in (*PREFIXES, "random"))]
         raise UnknownNameError("backbone", name, known, "docs/backbones.md")
