@@ -379,3 +379,77 @@ def test_missing_weights_leave_no_half_run(photos: Path, tmp_path: Path) -> None
 def test_the_estimator_record_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         VggtEstimator().side = 3  # type: ignore[misc]
+
+
+def test_each_input_becomes_its_own_run(
+    photos: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sightline import models
+
+    one, two = sorted((photos / "images").iterdir())[:2]
+    output = tmp_path / "runs"
+    words = ("--geometry", "vggt", "--checkpoint", str(tiny_weights), "--splats", "none")
+    code = stop_code(
+        "reconstruct", str(one), str(two), "-o", str(output), "--each", "--json", *words
+    )
+    assert code == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(line["path"]).name for line in lines] == [one.stem, two.stem]
+    assert all(line["metrics"]["registered"] == 1 for line in lines)
+    assert len(models.load.loads) == 1  # type: ignore[attr-defined]
+    missing = str(tmp_path / "nothing.png")
+    code = stop_code("reconstruct", missing, str(one), "-o", str(tmp_path / "b"), "--each", *words)
+    assert code == 2
+    assert "nothing.png" in capsys.readouterr().err
+    assert (tmp_path / "b" / one.stem / "cameras.npz").is_file()
+
+
+def test_bundle_adjustment_of_learned_cameras_and_what_helped(tmp_path: Path) -> None:
+    """Noise of a degree goes down to that of structure from motion, and the report says so."""
+    from PIL import Image
+
+    from tests.reconstruction import scenes
+
+    w2c = scenes.orbit(6)
+    truth = scenes.cameras(w2c)
+    views = scenes.views(w2c)
+    for name, image in zip(views.names, views.images, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name)
+
+    class Rough:
+        def estimate(self, views: Views) -> Reconstruction:
+            from sightline.geometry.rotation import so3_exp
+
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
+            rough = w2c.clone()
+            rough[:, :3, :3] = so3_exp(torch.deg2rad(0.7 * noise[0])) @ w2c[:, :3, :3]
+            rough[:, :3, 3] += 0.02 * noise[1]
+            K = truth.K.clone()
+            K[:, (0, 1), (0, 1)] *= 1.03
+            return Reconstruction(
+                cameras=dataclasses.replace(truth, w2c=rough, K=K),
+                registered=torch.ones(6, dtype=torch.bool),
+                depth=torch.full((6, *views.images.shape[-2:]), 4.0),
+            )
+
+    run = sightline.reconstruct(
+        sorted(tmp_path.glob("*.png")),
+        tmp_path / "run",
+        geometry=Rough(),
+        refine="ba",
+        test_every=5,
+        steps=50,
+        max_splats=3000,
+        resolution=160,
+    )
+    found = run.camera_file().estimated
+    turn, direction = relative_pose_errors(found, w2c)
+    assert float(turn.max()) < 0.15
+    assert float(direction.max()) < 0.6
+    assert run.state["stages"]["cameras"]["adjusted"]
+    assert any("bundle adjustment moved cameras" in text for text in run.warnings)
+    chain = run.metrics["chain"]
+    assert set(chain) == {"learned", "adjusted", "refined"}
+    assert chain["adjusted"] > chain["learned"]
+    assert "Held-out PSNR after" in (run.path / "report.html").read_text()

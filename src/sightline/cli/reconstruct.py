@@ -4,15 +4,21 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sightline.cli.parser import VerbParser, output_path, record_from
 from sightline.options import ReconstructOptions
+
+if TYPE_CHECKING:
+    from sightline.results import Run
 
 EXAMPLES = """\
 examples:
   sightline reconstruct photos/ -o scene/
   sightline reconstruct clip.mp4 -o scene/ --num-frames 60 --export spz,colmap
   sightline reconstruct photos/ -o scene/ --resolution 480 --test-every 8
+  sightline reconstruct photo.jpg -o scene/ --geometry vggt --checkpoint vggt.safetensors
+  sightline reconstruct monday/ tuesday/ -o scenes/ --each
   sightline reconstruct -o scene/ --resume
 """
 
@@ -27,6 +33,9 @@ def parser() -> VerbParser:
     verb.add_inputs("photos, folders, globs, videos, COLMAP models or transforms.json files")
     verb.add_argument("-o", "--output", type=str | None, help="the run folder to write")
     verb.add_record(ReconstructOptions)
+    verb.add_argument(
+        "--each", action="store_true", help="make one scene of every INPUT, in OUTPUT/NAME"
+    )
     verb.add_argument("--resume", action="store_true", help="continue the run in -o")
     verb.add_argument("--overwrite", action="store_true", help="replace the run in -o")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -41,6 +50,8 @@ def run(words: list[str]) -> None:
     inputs = getattr(arguments, "inputs", [])
     if not inputs and not arguments.resume:
         verb.error("give at least one photo, folder or video")
+    if not inputs and arguments.each:
+        verb.error("--each --resume needs the inputs again, to know which runs there are")
     options = record_from(ReconstructOptions, arguments)
     start(
         inputs,
@@ -49,6 +60,7 @@ def run(words: list[str]) -> None:
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         as_json=arguments.json,
+        each=arguments.each,
         command=shlex.join(["sightline", "reconstruct", *words]),
     )
 
@@ -61,11 +73,12 @@ def start(
     resume: bool = False,
     overwrite: bool = False,
     as_json: bool = False,
+    each: bool = False,
     command: str | None = None,
 ) -> None:
-    """Reconstruct with progress bars and print where the result is."""
+    """Reconstruct with progress bars and print where the result is, or where the results are."""
     from sightline.cli.progress import ProgressBars
-    from sightline.pipeline import reconstruct
+    from sightline.pipeline import reconstruct, reconstruct_each
 
     with ProgressBars() as bars:
 
@@ -76,16 +89,22 @@ def start(
                 f"{numbers['splats']:,.0f} splats",
             )
 
-        result = reconstruct(
-            inputs,
-            output,
-            resume=resume,
-            overwrite=overwrite,
-            progress=bars,
-            on_step=live,
-            command=command,
+        common = {
+            "resume": resume,
+            "overwrite": overwrite,
+            "progress": bars,
+            "on_step": live,
             **options.as_dict(),
-        )
+        }
+        if each:
+            results = reconstruct_each(inputs, output, **common)
+        else:
+            results = [reconstruct(inputs, output, command=command, **common)]
+    for result in results:
+        _show(result, as_json=as_json)
+
+
+def _show(result: "Run", *, as_json: bool) -> None:
     for warning in result.warnings:
         sys.stderr.write(f"note: {warning}\n")
     if as_json:

@@ -6,8 +6,10 @@ from typing import Any
 
 from sightline.errors import InputError
 from sightline.io.ingested import Ingested
+from sightline.io.scene_arrays import write_reconstruction
 from sightline.pipeline.work import Work
 from sightline.protocols import GeometryEstimator
+from sightline.types import Reconstruction, Views
 
 FEW_VIEWS = 4
 """Up to so many views, a learned model that is at hand goes before structure from motion."""
@@ -72,6 +74,37 @@ def stand_in(work: Work, failed: str) -> Choice | None:
         name,
         f"structure from motion failed, so {name} (downloaded before) took over: {failed}",
     )
+
+
+def adjusted(work: Work, seen: Views, found: Reconstruction) -> tuple[Reconstruction, bool]:
+    """Adjust learned cameras to matched features; cameras of other origin are adjusted already.
+
+    What the model said is kept in ``stages/unrefined.npz``.
+
+    Args:
+        work: The run.
+        seen: The pictures.
+        found: Of any estimator.
+
+    Returns:
+        The reconstruction, and whether it changed.
+    """
+    from sightline.reconstruction.learned.refine import bundle_adjust
+
+    if found.depth is None:
+        work.folder.warn("--refine ba is for learned geometry; these cameras were left as they are")
+        return found, False
+    plain = dataclasses.replace(found, sparse=None)
+    write_reconstruction(work.file("stages", "unrefined.npz"), plain)
+    result = bundle_adjust(
+        seen,
+        found,
+        workspace=work.file("stages", "adjust"),
+        seed=work.options.seed,
+        progress=work.progress,
+    )
+    work.folder.warn(result.note)
+    return result.reconstruction, result.changed
 
 
 def _automatic(work: Work, ingested: Ingested) -> tuple[str, str]:

@@ -152,7 +152,7 @@ def _reconstruction(
     job: Job, names: tuple[str, ...], arrays: dict[str, np.ndarray]
 ) -> Reconstruction:
     w2c, points = _fix_gauge(arrays["w2c"], arrays["points"], arrays["tracks"])
-    lenses = _lenses(job, arrays)
+    lenses = found_lenses(job, arrays)
     reasons = arrays["reasons"].tolist()
     return Reconstruction(
         cameras=Cameras(
@@ -196,7 +196,7 @@ def _fix_gauge(
     return w2c, points / unit
 
 
-def _lenses(job: Job, arrays: dict[str, np.ndarray]) -> Lenses:
+def found_lenses(job: Job, arrays: dict[str, np.ndarray]) -> Lenses:
     """Scale cameras from SIFT's pictures to the full-size ones, per axis."""
     views = len(job.names)
     K = np.zeros((views, 3, 3))

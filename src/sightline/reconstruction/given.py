@@ -75,7 +75,7 @@ class GivenEstimator:
         given = self.reconstruction
         chosen = given.registered.nonzero()[:, 0]
         with open_workspace(self.workspace) as folder:
-            arrays = run_worker(self._job(views, chosen.tolist(), folder), folder, self.progress)
+            arrays = run_worker(self.job(views, chosen.tolist(), folder), folder, self.progress)
         arrays["tracks"][:, 1] = chosen.numpy()[arrays["tracks"][:, 1]]
         found = sparse_points(arrays)
         if len(found.points) >= _ENOUGH_POINTS:
@@ -94,7 +94,8 @@ class GivenEstimator:
             "and their axes (transforms.json: camera-to-world, OpenGL), or use --geometry colmap"
         )
 
-    def _job(self, views: Views, chosen: list[int], folder: Path) -> Job:
+    def job(self, views: Views, chosen: list[int], folder: Path) -> Job:
+        """Return what the worker is asked for some of the views."""
         given = self.reconstruction
         lenses = given.lenses
         if lenses is None:

@@ -41,6 +41,10 @@ class Settings:
     mapper: Mapper
     seed: int
     num_threads: int
+    adjust: bool = False
+    """Given poses are only nearly right: adjust them, and lenses of enough views, to the points."""
+    free_lenses: bool = True
+    """With ``adjust``: focal lengths are not known exactly either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +128,8 @@ def keys_of(job: Job, engine: str) -> Keys:
         settings.max_features,
     )
     matches = _digest(features, settings.matching, settings.neighbors, job.sequences, settings.seed)
-    result = _digest(matches, settings.mapper, job.w2c, job.names)
+    adjusts = [settings.adjust, settings.free_lenses] if settings.adjust else []
+    result = _digest(matches, settings.mapper, job.w2c, job.names, *adjusts)
     return Keys(features=features, matches=matches, result=result)
 
 

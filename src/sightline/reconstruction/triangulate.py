@@ -35,7 +35,13 @@ def posed_model(job: Job) -> pycolmap.Reconstruction:
 
 
 def triangulate(
-    job: Job, model: pycolmap.Reconstruction, database: Path, folder: Path, *, keep: bool
+    job: Job,
+    model: pycolmap.Reconstruction,
+    database: Path,
+    folder: Path,
+    *,
+    keep: bool,
+    most_error: float = _MOST_ERROR,
 ) -> pycolmap.Reconstruction:
     """Add points from all verified matches while cameras stay fixed, also those of two views only.
 
@@ -45,6 +51,7 @@ def triangulate(
         database: Features and verified matches.
         folder: For COLMAP's own output; emptied.
         keep: Keep the points that the model has.
+        most_error: Pixels by which a point of a rough model may miss its features.
 
     Returns:
         The model with points whose rays meet well.
@@ -57,6 +64,13 @@ def triangulate(
     options.extract_colors = False
     options.triangulation.ignore_two_view_tracks = False
     options.triangulation.random_seed = job.settings.seed
+    if most_error > _MOST_ERROR:
+        rough = most_error / _MOST_ERROR
+        options.triangulation.merge_max_reproj_error *= rough
+        options.triangulation.complete_max_reproj_error *= rough
+        options.triangulation.create_max_angle_error *= rough
+        options.triangulation.continue_max_angle_error *= rough
+        options.mapper.filter_max_reproj_error *= rough
     # In a copy, because COLMAP wants the same lens models there, and refinement changed them.
     copy = folder / "triangulation.db"
     shutil.copyfile(database, copy)
@@ -66,16 +80,17 @@ def triangulate(
     model = pycolmap.triangulate_points(
         model, copy, folder, folder, clear_points=not keep, options=options
     )
-    _drop_doubtful(model)
+    _drop_doubtful(model, most_error)
     return model
 
 
-def _drop_doubtful(model: pycolmap.Reconstruction) -> None:
+def _drop_doubtful(model: pycolmap.Reconstruction, most_error: float) -> None:
     manager = pycolmap.ObservationManager(model)
-    manager.filter_all_points3D(_MOST_ERROR, _LEAST_ANGLE)
+    manager.filter_all_points3D(most_error, _LEAST_ANGLE)
     model.update_point_3d_errors()
+    of_two = most_error * _MOST_ERROR_OF_TWO / _MOST_ERROR
     for i, point in list(model.points3D.items()):
-        if point.track.length() < 3 and point.error > _MOST_ERROR_OF_TWO:
+        if point.track.length() < 3 and point.error > of_two:
             model.delete_point3D(i)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pycolmap
 
 from sightline.errors import SightlineError
+from sightline.reconstruction.adjust import adjust
 from sightline.reconstruction.features import create_database, extract_features
 from sightline.reconstruction.job import JOB, LOG, RESULT, Job, Keys, keys_of
 from sightline.reconstruction.log import Report
@@ -93,7 +94,11 @@ def run(folder: Path, report: Report) -> None:
     clock["matching"] = time.perf_counter()
     if job.w2c is not None:
         report.progress("points", 0, 1)
-        model = triangulate(job, posed_model(job), space.database, space.models, keep=False)
+        given = posed_model(job)
+        if job.settings.adjust:
+            model = adjust(job, given, space.database, space.models, report)
+        else:
+            model = triangulate(job, given, space.database, space.models, keep=False)
         placed = frozenset(range(len(job.names)))
         mapped = Mapped(model, placed, space.database, ["given"])
     else:
