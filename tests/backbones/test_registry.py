@@ -119,6 +119,11 @@ def test_wrong_names_and_options_are_answered() -> None:
         create_backbone("iuv", dtype="float8")
     with pytest.raises(UnknownNameError, match='no option of backbones "pad"'):
         create_backbone("iuv", pad=True)
+    with pytest.raises(InputError, match='no device "gpu"; use auto, cpu or cuda'):
+        create_backbone("iuv", device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no CUDA device on this machine for cuda"):
+            create_backbone("iuv", device="cuda")
     with pytest.raises(InputError, match='fit must be "stretch" or "pad", got .square.'):
         create_backbone("random:dinov2_vits14", fit="square")
 

@@ -162,6 +162,7 @@ def create_backbone(
     Raises:
         UnknownNameError: There is no such backbone.
         CheckpointError: Weights are missing or do not fit.
+        InputError: An option or the device cannot be had.
         MissingExtraError: An optional package is not installed.
     """
     import torch
@@ -173,6 +174,12 @@ def create_backbone(
     kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f'no device "{device}"; use auto, cpu or cuda') from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"torch finds no CUDA device on this machine for {device}; use cpu")
     given, drawn = name, False
     while given.startswith("random:"):
         given, drawn = given.removeprefix("random:"), True
@@ -186,7 +193,7 @@ def create_backbone(
         name=given,
         source=entry.source,
         checkpoint=checkpoint,
-        device=torch.device(device),
+        device=place,
         dtype=kind,
         random=drawn,
         seed=seed,
