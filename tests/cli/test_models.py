@@ -82,6 +82,17 @@ def test_anything_else_exits_with_2_and_the_report(
     assert len(shown.err.strip().splitlines()) == 1
 
 
+def test_names_cannot_drive_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    state = read_weights(golden("dinov2") / "model.safetensors")
+    save_file({"\x1b[31mred\nline": torch.ones(1), **state}, tmp_path / "w.safetensors")
+    assert run("check", str(tmp_path / "w.safetensors")) == 2
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert "?[31mred?line" in shown.out
+
+
 class Bomb:
     def __reduce__(self) -> tuple:
         return (Path.touch, (Path("exploded"),))

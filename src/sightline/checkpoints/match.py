@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sightline.checkpoints.read import State
+from sightline.checkpoints.read import State, printable
 from sightline.errors import CheckpointError
 
 CHUNK = re.compile(r"(blocks\.)\d+\.(?=\d+\.)")
@@ -124,7 +124,7 @@ def aliases(model: nn.Module) -> list[list[str]]:
 
 def some(rows: Iterable[str], count: int = 3) -> str:
     """Return the first few of many, and how many more there are."""
-    rows = list(rows)
+    rows = [printable(row) for row in rows]
     more = f" and {len(rows) - count} more" if len(rows) > count else ""
     return ", ".join(rows[:count]) + more
 

@@ -106,7 +106,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             if isinstance(value, Stored)
         }
     except FileFormatError as error:
-        msg = f"{path} is not a whole torch file: {error}; download it again"
+        msg = f"{path} is not a whole torch file: {printable(str(error))}; download it again"
         raise FileFormatError(msg) from error
     if not weights:
         raise FileFormatError(_why_empty(path, file))
@@ -124,6 +124,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         notes=tuple(notes),
         **_description(file.content),
     )
+
+
+def printable(text: str) -> str:
+    """Return a text from a file without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _pick(path: Path) -> Path:
@@ -153,7 +158,8 @@ def _read_safetensors(path: Path) -> State:
         with safe_open(path, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError, OverflowError) as error:
-        msg = f"{path} is not a whole safetensors file ({error}); download it again"
+        why = printable(str(error))
+        msg = f"{path} is not a whole safetensors file ({why}); download it again"
         raise FileFormatError(msg) from error
     if not weights:
         msg = f"expected named tensors in {path}, found none"
@@ -190,7 +196,7 @@ def _read_shards(path: Path) -> Checkpoint:
         weights |= {n: t for n, t in part.weights.items() if places.get(n) == file}
     if weights.keys() != places.keys():
         absent = sorted(places.keys() - weights.keys())
-        msg = f"{path} promises {len(absent)} tensors that its files lack, such as {absent[0]}"
+        msg = f"{path} promises {len(absent)} tensors that its files lack, such as {absent[0]!r}"
         raise FileFormatError(msg)
     kind = f"sharded {parts[0].kind}, {len(files)} files" if parts else "sharded"
     if not weights:

@@ -19,6 +19,9 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     with atomic_path(Path(path)) as tmp:
         if tmp.suffix == ".safetensors":
             # A tensor that has two names is written out under both, as in the official files.
+            tmp.touch()
+            mode = tmp.stat().st_mode & 0o777
             save_file({name: tensor.clone() for name, tensor in state.items()}, tmp)
+            tmp.chmod(mode)  # the library gives its files to their owner alone
         else:
             torch.save(state, tmp)

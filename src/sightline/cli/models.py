@@ -1,6 +1,5 @@
 """`sightline models`: which weights exist, what a file is, and downloads."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -46,9 +45,7 @@ def parser() -> VerbParser:
     verb.add_argument(
         "--revision", type=str, default="main", help="branch, tag or commit of a repository"
     )
-    verb.add_argument(
-        "--json", action=argparse.BooleanOptionalAction, default=False, help="as JSON"
-    )
+    verb.add_argument("--json", action="store_true", help="print the findings as JSON")
     return verb
 
 
@@ -144,6 +141,8 @@ def _check(path: str, *, as_json: bool) -> None:
 
 def _report(plain: dict[str, Any]) -> str:
     """Return the findings as lines of text."""
+    from sightline.checkpoints.read import printable
+
     kinds = ", ".join(f"{count} {kind}" for kind, count in plain["dtypes"].items())
     inside = f", under {plain['inside']}" if plain["inside"] else ""
     rows = [
@@ -174,7 +173,8 @@ def _report(plain: dict[str, Any]) -> str:
                 rows.append((key.replace("_", " "), f"{len(names)}: {', '.join(names[:8])}{more}"))
     rows += [("note", note) for note in plain["notes"]]
     rows.append(("verdict", plain["verdict"]))
-    return "".join(f"{name:<12}{text}\n" for name, text in rows)
+    # Names come from the file: no control character of theirs reaches the terminal.
+    return "".join(f"{name:<12}{printable(text)}\n" for name, text in rows)
 
 
 def _download(request: str, target: str | None, revision: str, *, as_json: bool) -> None:
