@@ -213,7 +213,7 @@ def test_a_repeated_splat_stage_starts_from_the_estimate(
 
 
 class WithSplats(Prepared):
-    def estimate_splats(self, views: Views) -> tuple[Reconstruction, Gaussians]:
+    def splats(self, views: Views) -> tuple[Reconstruction, Gaussians]:
         found = self.estimate(views)
         assert found.points is not None
         means = found.points[:, ::4, ::4].reshape(-1, 3)

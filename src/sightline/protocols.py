@@ -44,7 +44,7 @@ class GeometryEstimator(Protocol):
 class SplatEstimator(Protocol):
     """An estimator that also sees splats in the pictures, in one pass."""
 
-    def estimate_splats(self, views: Views) -> tuple[Reconstruction, Gaussians]:
+    def splats(self, views: Views) -> tuple[Reconstruction, Gaussians]:
         """Return one camera a view, and splats in the same world."""
         ...
 

@@ -13,8 +13,8 @@ from sightline.types import Reconstruction, Views
 
 FEW_VIEWS = 4
 """Up to so many views, a learned model that is at hand goes before structure from motion."""
-SINGLE_VIEW = ("vggt", "vggt-omega")
-"""Methods that take one picture."""
+_CHUNKED = ("vggt", "vggt-omega")
+"""Methods that can be told how much memory to take."""
 _ORDER = ("vggt", "mast3r", "vggt-omega", "dust3r")
 """In which learned methods are tried by ``auto``."""
 
@@ -117,7 +117,7 @@ def _automatic(work: Work, ingested: Ingested) -> tuple[str, str]:
         return "given", ""
     count = len(ingested)
     learned = _at_hand() if count <= FEW_VIEWS else None
-    if learned is not None and (count > 1 or learned in SINGLE_VIEW):
+    if learned is not None:
         shown = "one picture" if count == 1 else f"{count} pictures"
         return learned, f"{learned} was chosen: {shown} are few, and its weights are at hand"
     if count == 1:
@@ -174,9 +174,9 @@ def _learned(work: Work, name: str, why: str) -> Choice:
     checkpoint = find_weights(name, work.options.checkpoint, work.progress)
     more = {}
     if work.options.memory_limit is not None:
-        if name not in SINGLE_VIEW:
+        if name not in _CHUNKED:
             raise InputError(
-                f"--memory-limit is for --geometry {' and '.join(SINGLE_VIEW)}, not {name}; "
+                f"--memory-limit is for --geometry {' and '.join(_CHUNKED)}, not {name}; "
                 "leave it out"
             )
         more["memory_limit"] = work.options.memory_limit

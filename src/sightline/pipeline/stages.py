@@ -129,7 +129,7 @@ def _estimate(work: Work, choice: Choice, seen: Views) -> tuple[Reconstruction, 
             f"--splats feedforward needs a model that sees splats, and {choice.name} does not; use "
             "--geometry splatt3r, or --splats optimize"
         )
-    return choice.estimator.estimate_splats(seen)
+    return choice.estimator.splats(seen)
 
 
 def views(work: Work) -> None:
