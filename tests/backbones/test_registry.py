@@ -124,6 +124,9 @@ def test_wrong_names_and_options_are_answered() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA device on this machine for cuda"):
             create_backbone("iuv", device="cuda")
+    for name in ("iuvrgb", "random", "random:dinov2_vits14"):
+        with pytest.raises(InputError, match=f"{name} takes no weights, got the checkpoint a.pth"):
+            create_backbone(name, "a.pth", device="cpu")
     with pytest.raises(InputError, match='fit must be "stretch" or "pad", got .square.'):
         create_backbone("random:dinov2_vits14", fit="square")
 

@@ -145,14 +145,16 @@ def create_backbone(
 ) -> "Backbone":
     """Return a frozen image encoder by name; see `sightline.protocols.Backbone`.
 
-    Nothing is downloaded. Pictures go in as RGB in [0, 1] of any size; how they come to the
-    network's size is the backbone's ``fit``, and `pixel_positions` tells where patches lie.
+    Nothing is downloaded unless ``checkpoint`` is an address. Pictures go in as RGB in [0, 1] of
+    any size; how they come to the network's size is the backbone's ``fit``, and `pixel_positions`
+    tells where patches lie.
 
     Args:
         name: One of `BACKBONES` or `ALIASES`; ``hf:REPO_OR_FOLDER`` (extra ``hf``); ``timm:NAME``;
             ``random:NAME`` for drawn weights; ``fused:A+B`` for channels side by side.
-        checkpoint: A file of weights (a folder for ``hf:``); for ``fused:`` one for each part,
-            separated by commas.
+        checkpoint: A file of weights (a folder for ``hf:``), a URL or ``REPO_ID/FILENAME``; for
+            ``fused:`` one for each part, separated by commas. Without it published weights are
+            taken from the cache.
         device: ``"auto"`` takes a GPU where there is one.
         dtype: Number type of the weights.
         seed: Of random weights and of the control ``random``.
@@ -162,7 +164,7 @@ def create_backbone(
     Raises:
         UnknownNameError: There is no such backbone.
         CheckpointError: Weights are missing or do not fit.
-        InputError: An option or the device cannot be had.
+        InputError: An option or the device cannot be had, or weights are given where none go.
         MissingExtraError: An optional package is not installed.
     """
     import torch
@@ -189,6 +191,10 @@ def create_backbone(
         raise UnknownNameError("option of backbones", min(unknown), ("norm", "fit", "chunk"))
     if options.get("fit", "stretch") not in ("stretch", "pad"):
         raise InputError(f'fit must be "stretch" or "pad", got {options["fit"]!r}; change it')
+    module, function = entry.factory.split(":")
+    drawn_alone = drawn and module in ("networks", "remapped", "timm_models")
+    if checkpoint is not None and (drawn_alone or module == "controls"):
+        raise InputError(f"{name} takes no weights, got the checkpoint {checkpoint}; leave it out")
     request = Request(
         name=given,
         source=entry.source,
@@ -199,7 +205,6 @@ def create_backbone(
         seed=seed,
         options=options,
     )
-    module, function = entry.factory.split(":")
     return getattr(import_module(f"sightline.backbones.{module}"), function)(request)
 
 
