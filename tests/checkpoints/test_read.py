@@ -265,7 +265,7 @@ def test_names_stay_names() -> None:
     assert isinstance(built, Name)
 
 
-DEEP = 50_000
+DEEP = 20_000
 
 
 @pytest.mark.parametrize(
