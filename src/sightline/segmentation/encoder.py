@@ -159,7 +159,7 @@ class ColourTexture:
         return torch.cat((colour, near, edges), 1).sqrt()[0]
 
 
-def fingerprint(backbone: Backbone) -> str:
+def fingerprint(backbone: object) -> str:
     """Return a short hash that tells weights apart; empty for a backbone without any.
 
     It covers the name, shape and first values of every tensor, so it costs next to nothing.

@@ -98,7 +98,10 @@ def _candidates(
 ) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"], Float[Tensor, " m"]]:
     """Return (proposal, label, score) of the classes tried for each proposal."""
     classes = similarity.shape[1]
-    scores, labels = similarity.topk(classes if count == -1 else min(count, classes), dim=1)
+    if count == 1:
+        scores, labels = similarity.max(1, keepdim=True)  # of equal classes the first, unlike topk
+    else:
+        scores, labels = similarity.topk(classes if count == -1 else min(count, classes), dim=1)
     if count == -1:
         scores = scores * (scores > 0.6 * scores[:, :1])
     rows = torch.arange(len(similarity), device=similarity.device)[:, None].expand_as(labels)

@@ -33,7 +33,7 @@ def encode_runs(mask: Mask) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
-def decode_runs(runs: Sequence[int], height: int, width: int) -> Mask:
+def decode_runs(runs: Sequence[Any], height: int, width: int) -> Mask:
     """Return the mask of run lengths.
 
     Raises:
@@ -45,18 +45,12 @@ def decode_runs(runs: Sequence[int], height: int, width: int) -> Mask:
             f"expected at most {height * width + 2} runs for a {width} x {height} mask, got "
             f"{len(runs)}; write the annotations again"
         )
-    try:
-        counts = np.asarray(runs, dtype=np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
+    if not all(type(run) is int and 0 <= run <= height * width for run in runs):
         raise FileFormatError(
-            "expected whole numbers as run lengths, got others; write the annotations again"
-        ) from error
-    good = counts.ndim == 1 and counts.size > 0
-    if not good or counts.min() < 0 or counts.max() > height * width:
-        raise FileFormatError(
-            f"expected run lengths from 0 to {height * width}, got others; write the annotations "
-            "again"
+            f"expected whole run lengths from 0 to {height * width}, got others; write the "
+            "annotations again"
         )
+    counts = np.array(runs, dtype=np.int64)
     if counts.sum() != height * width:
         raise FileFormatError(
             f"expected runs of {height * width} pixels for a {width} x {height} mask, got "
