@@ -23,6 +23,14 @@ from tests.reconstruction.learned.oracle import Oracle
 HEIGHT, WIDTH = 84, 112
 
 
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has in its cache."""
+    from sightline.reconstruction.learned import weights
+
+    monkeypatch.setattr(weights, "cached", lambda name: None)
+
+
 @pytest.fixture(scope="module")
 def scene() -> Scene:
     return make_scene(8, HEIGHT, WIDTH, kind="simple", num_points=400, test_every=0)
@@ -289,7 +297,7 @@ def test_command_line_records_weights(photos: Path, tiny_weights: Path, tmp_path
     output = tmp_path / "run"
     words = ("--geometry", "vggt", "--checkpoint", str(tiny_weights), "--splats", "none")
     code = stop_code(
-        "reconstruct", str(photos / "images"), "-o", str(output), *words, "--max-frames", "3"
+        "reconstruct", str(photos / "images"), "-o", str(output), *words, "--max-frames", "2"
     )
     assert code == 0
     state = json.loads((output / "run.json").read_text())
@@ -332,6 +340,7 @@ def test_error_paths_of_the_command_line(
 def test_auto_takes_over_where_sfm_fails(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from sightline.pipeline import geometry
     from sightline.reconstruction.colmap import ColmapEstimator
     from sightline.reconstruction.learned import weights
 
@@ -339,11 +348,11 @@ def test_auto_takes_over_where_sfm_fails(
         raise ReconstructionError("nothing matches; a learned model needs fewer: --geometry vggt")
 
     monkeypatch.setattr(ColmapEstimator, "estimate", fails)
-    monkeypatch.setattr(weights, "cached", lambda name: None)
     with pytest.raises(ReconstructionError, match="--geometry vggt"):
         sightline.reconstruct(photos / "images", tmp_path / "none", splats="none")
     monkeypatch.setattr(weights, "cached", lambda name: tiny_weights if name == "vggt_1b" else None)
-    run = sightline.reconstruct(photos / "images", tmp_path / "run", splats="none")
+    monkeypatch.setattr(geometry, "FEW_VIEWS", 1)
+    run = sightline.reconstruct(photos / "images", tmp_path / "run", splats="none", max_frames=2)
     assert run.state["stages"]["cameras"]["geometry"] == "vggt"
     assert any("structure from motion failed" in text for text in run.warnings)
     one = min((photos / "images").iterdir())
@@ -364,7 +373,7 @@ def test_networks_stay_loaded_between_runs(
             geometry="vggt",
             checkpoint=str(tiny_weights),
             splats="none",
-            max_frames=2,
+            max_frames=1,
             loaded=loaded,
         )
     assert len(models.load.loads) == 1  # type: ignore[attr-defined]

@@ -33,8 +33,10 @@ from sightline.types import Reconstruction, SparsePoints, Views
 
 _SHARE = 0.9
 """Part of the free memory that a pass may take."""
-_MOST_FRAMES = 120
-"""Time grows with the square of the frames in one pass."""
+_MOST_FRAMES_CPU, _MOST_FRAMES_GPU = 16, 120
+"""Time grows with the square of the frames in one pass; beyond these, chunks are quicker."""
+_HELD_BYTES = 21.0
+"""Bytes a pixel of all views that the result takes: depth, confidence, points, validity."""
 _CONFIRMED = 0.2
 """Share of points that both ends of a loop must see alike."""
 _SAMPLES = 24
@@ -73,7 +75,7 @@ class VggtEstimator:
     head: Head = "depth"
     """Geometry from the depth maps and cameras (the more exact), or from the point maps."""
     chunk: int | None = None
-    """Most views in one pass; None is what memory allows, at most 120."""
+    """Most views in one pass; None is what memory allows, at most 16 on a CPU and 120 on a GPU."""
     overlap: int | None = None
     """Views that neighbouring chunks share; None is a quarter of a chunk."""
     loops: bool = True
@@ -157,13 +159,14 @@ class VggtEstimator:
         size = (frames.layout.height, frames.layout.width)
         if model is not None:
             model = model.eval().to(device)
-            return model, memory_need(model, *size, device)
+            return model, self._held(memory_need(model, *size, device), frames)
         from sightline.models import load
 
         network = network_of(self.name)
         path = find_weights(self.name, self.checkpoint, self.progress)
         # On the meta device it costs nothing, and tells what the weights will need.
         need = memory_need(load(network, False, device="meta"), *size, device)
+        need = self._held(need, frames)
         self._check_memory(need, frames, count, loaded=False)
         if self.progress is not None:
             self.progress("load", 0.0, 1.0)
@@ -172,6 +175,12 @@ class VggtEstimator:
         if self.progress is not None:
             self.progress("load", 1.0, 1.0)
         return model, need
+
+    @staticmethod
+    def _held(need: MemoryNeed, frames: Frames) -> MemoryNeed:
+        """Add what the result takes, which on a GPU machine is a trifle of its own memory."""
+        pixels = frames.views.images.numel() / 3
+        return replace(need, fixed=need.fixed + _HELD_BYTES * pixels)
 
     def _budget(self) -> float | None:
         free = free_memory(torch.device(self.device))
@@ -207,7 +216,9 @@ class VggtEstimator:
 
     def _chunk_size(self, need: MemoryNeed, frames: Frames, count: int) -> tuple[int, int]:
         most = self._check_memory(need, frames, count, loaded=True)
-        size = min(count, self.chunk or _MOST_FRAMES, count if most is None else most)
+        on_cpu = torch.device(self.device).type == "cpu"
+        usual = _MOST_FRAMES_CPU if on_cpu else _MOST_FRAMES_GPU
+        size = min(count, self.chunk or usual, count if most is None else most)
         if size < count and size < 3:
             raise InputError(f"chunk must be 3 or more to join chunks, got {size}; raise it")
         overlap = max(1, size // 4) if self.overlap is None else self.overlap
@@ -348,14 +359,22 @@ class _Worker:
 
     def _pass(self, index: Sequence[int]) -> Pass:
         index = list(index)
-        return run_pass(
-            self.model,
-            self.frames.read(index),
-            reference=chunks.central_view(self.thumbs[index]),
-            head=self.options.head,
-            device=self.device,
-            keep_raw=self.options.raw,
-        )
+        try:
+            return run_pass(
+                self.model,
+                self.frames.read(index),
+                reference=chunks.central_view(self.thumbs[index]),
+                head=self.options.head,
+                device=self.device,
+                keep_raw=self.options.raw,
+            )
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+                raise
+            raise OutOfMemoryError(
+                f"{self.options.name} ran out of memory on {len(index)} pictures at once; use "
+                "--memory-limit with less than is free now, or --max-frames with fewer"
+            ) from error
 
     def follow(self, index: Sequence[int], found: Reconstruction) -> SparsePoints | None:
         """Return the points that a network with a tracker follows through some views."""
