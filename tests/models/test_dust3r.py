@@ -221,7 +221,7 @@ def test_pairs_among_encoded_images(make: Any) -> None:
 def test_what_depends_on_one_image_is_computed_once() -> None:
     model = mast3r()
     seen: list[int] = []
-    first: Any = model.get_submodule("downstream_head1.dpt.act_postprocess.0")
+    first: Any = model.get_submodule("downstream_head1.dpt.scratch.layer1_rn")
     first.register_forward_hook(lambda _, args, out: seen.append(len(args[0])))
     decoder = PairDecoder(model, model.encode_views(torch.randn(3, 3, 32, 48)), (32, 48))
     for pair in ((0, 1), (1, 0), (2, 1)):

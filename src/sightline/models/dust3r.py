@@ -124,7 +124,13 @@ class DPTAdapter(nn.Module):
 
     def _map(self, index: int, tokens: Tensor, height: int, width: int) -> Tensor:
         grid = (height // self.patch_size, width // self.patch_size)
-        maps = self.act_postprocess[index](tokens.transpose(1, 2).unflatten(2, grid))
+        project, *resize = self.act_postprocess.get_submodule(str(index)).children()
+        weight, bias = project.get_parameter("weight"), project.get_parameter("bias")
+        # 1x1: a matrix product on tokens as they lie.
+        maps = functional.linear(tokens, weight.flatten(1), bias).transpose(1, 2)
+        maps = maps.unflatten(2, grid).contiguous()
+        for layer in resize:
+            maps = layer(maps)
         return self.scratch.get_submodule(f"layer{index + 1}_rn")(maps)
 
 

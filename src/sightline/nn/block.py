@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sightline.nn.attention import Attention, CrossAttention, Positions
-from sightline.nn.drop import DropPath, LayerScale, add_residual_of_subset
+from sightline.nn.drop import DropPath, LayerScale, add_residual_of_subset, add_scaled
 from sightline.nn.mlp import Mlp
 from sightline.nn.options import Device, DType, Number
 from sightline.nn.rope import RotaryTable
@@ -87,8 +87,11 @@ class Block(nn.Module):
         if self.training and ratio > self.subset_above:
             x = add_residual_of_subset(x, lambda s, i: self._attend(s, _pick(pos, i)), ratio)
             return add_residual_of_subset(x, lambda s, _: self._feed(s), ratio)
-        x = x + self.drop_path(self._attend(x, pos))
-        return x + self.drop_path(self._feed(x))
+        if self.training and ratio:
+            x = x + self.drop_path(self._attend(x, pos))
+            return x + self.drop_path(self._feed(x))
+        x = add_scaled(x, self.ls1, self.attn(self.norm1(x), pos))
+        return add_scaled(x, self.ls2, self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor, pos: Positions) -> Tensor:
         return self.ls1(self.attn(self.norm1(x), pos))

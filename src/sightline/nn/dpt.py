@@ -159,7 +159,9 @@ class TokenFusion(nn.Module):
         grid = (height // self.patch_size, width // self.patch_size)
         maps = []
         for index, layer in enumerate(tokens):
-            x = self.projects[index](self.norm(layer).transpose(1, 2).unflatten(2, grid))
+            project: Any = self.projects[index]  # 1x1: a matrix product on tokens as they lie
+            x = functional.linear(self.norm(layer), project.weight.flatten(1), project.bias)
+            x = x.transpose(1, 2).unflatten(2, grid).contiguous()
             x = self.resize_layers[index](self.add_positions(x, width / height))
             maps.append(self.scratch.get_submodule(f"layer{index + 1}_rn")(x))
         sizes = [(x.shape[-2], x.shape[-1]) for x in maps]

@@ -33,6 +33,15 @@ class LayerScale(nn.Module):
         return x.mul_(self.gamma) if self.inplace else x * self.gamma
 
 
+def add_scaled(
+    x: Float[Tensor, "b n d"], scale: nn.Module, residual: Float[Tensor, "b n d"]
+) -> Float[Tensor, "b n d"]:
+    """Return ``x + scale(residual)``, in one pass where ``scale`` is a `LayerScale`."""
+    if isinstance(scale, LayerScale) and x.dtype == residual.dtype == scale.gamma.dtype:
+        return torch.addcmul(x, residual, scale.gamma)
+    return x + scale(residual)
+
+
 class DropPath(nn.Module):
     """Drop a whole residual for some samples while training (Huang et al. 2016)."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,7 +42,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch e"]:
         """Apply the layers to the last axis."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        hidden = self.fc1(x)
+        if type(self.act) is nn.GELU and not torch.is_grad_enabled():
+            hidden = torch.ops.aten.gelu_(hidden, approximate=self.act.approximate)
+        else:
+            hidden = self.act(hidden)
+        return self.drop(self.fc2(self.drop(hidden)))
 
 
 class SwiGLUFFN(nn.Module):

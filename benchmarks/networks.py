@@ -1,0 +1,245 @@
+"""Our networks beside the originals: time, memory and outputs, runs taking turns.
+
+    python benchmarks/networks.py vggt   [--reference FOLDER] [--frames 8] [--size 224x224]
+    python benchmarks/networks.py mast3r [--reference FOLDER] [--images 6] [--size 224x288]
+                  [--dtypes float32,bfloat16] [--device cpu|cuda] [--threads 2] [--repeats 3]
+                  [--path FOLDER ...] [--json FILE]
+
+``--reference`` is a checkout that you supply: for VGGT the folder that holds the package ``vggt``,
+for MASt3R the repository with its submodules. Without it only our side runs. Weights are random
+and the same on both sides; ``--path`` adds folders with packages that the originals import, and
+packages that they import but that no network needs are replaced by empty ones. Autocast gives
+bfloat16, as the originals' own demos do.
+
+MASt3R works on the complete symmetrised graph, ``n (n - 1)`` ordered pairs. The original encodes
+both images of every pair (its ``inference`` with batch 1 does); ours encodes each image once and
+decodes both directions in one batch.
+
+Activation memory is the largest sum of living tensors during a call beyond weights and inputs, by
+the allocator's records on the CPU and by the device's statistics on CUDA.
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import MagicMock
+
+import common
+import torch
+from torch import Tensor, nn
+
+from sightline.models.dust3r import PairDecoder
+from sightline.models.mast3r import PUBLISHED, AsymmetricMASt3R
+from sightline.models.vggt import VGGT
+
+Outputs = dict[str, Tensor]
+Call = Callable[[], Outputs]
+
+
+def main() -> None:
+    """Build both, take turns, compare, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("network", choices=["vggt", "mast3r"])
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--path", type=Path, action="append", default=[])
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--size", default="224x224", help="height x width")
+    parser.add_argument("--dtypes", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    sys.path[:0] = [str(p) for p in (*args.path, *([args.reference] if args.reference else []))]
+    height, width = (int(side) for side in args.size.split("x"))
+    make = {"vggt": vggt_calls, "mast3r": mast3r_calls}[args.network]
+    calls = make(args, height, width)
+    runs = [measure(calls, name, args) for name in args.dtypes.split(",")]
+    for run in runs:
+        print(run)
+    count = {"vggt": args.frames, "mast3r": args.images}[args.network]
+    setting = {
+        "network": args.network,
+        "images": count,
+        "height": height,
+        "width": width,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "threads": args.threads,
+        "repeats": args.repeats,
+        "weights": "random",
+    }
+    path = args.json or common.RESULTS / f"networks_{args.network}_{args.device}.json"
+    common.write(path, {**setting, "runs": runs})
+
+
+def vggt_calls(args: argparse.Namespace, height: int, width: int) -> dict[str, Call]:
+    """Return one call for each side, all heads but the tracker's queries."""
+    images = torch.rand(1, args.frames, 3, height, width, device=args.device)
+    ours = VGGT(device="meta" if args.reference else args.device).eval()
+    models: dict[str, nn.Module] = {"ours": ours}
+    if args.reference:
+        theirs = load_package("vggt.models.vggt").VGGT().eval().to(args.device)
+        stir(theirs)
+        ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+        models = {"theirs": theirs, "ours": ours}
+
+    def call(model: nn.Module) -> Outputs:
+        return {k: v for k, v in model(images).items() if isinstance(v, Tensor) and k != "images"}
+
+    return {name: lambda model=model: call(model) for name, model in models.items()}
+
+
+def mast3r_calls(args: argparse.Namespace, height: int, width: int) -> dict[str, Call]:
+    """Return one call for each side: all ordered pairs of some images."""
+    images = torch.rand(args.images, 3, height, width, device=args.device) * 2 - 1
+    sizes: Any = PUBLISHED["MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"]
+    ours = AsymmetricMASt3R(**sizes, device="meta" if args.reference else args.device).eval()
+    some = list(itertools.combinations(range(args.images), 2))
+
+    def collect(batches: Iterator[tuple[Any, Any]]) -> Outputs:
+        parts: dict[str, list[Tensor]] = {}
+        for results in batches:
+            for view, result in enumerate(results, 1):
+                for name, value in result.items():
+                    key = f"{name.removesuffix('_in_other_view')} of view {view}"
+                    parts.setdefault(key, []).append(value)
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    def run_ours() -> Outputs:
+        encoded = ours.encode_views(images)
+        decoder = PairDecoder(ours, encoded, (height, width))
+        return collect(decoder.decode([(i, j), (j, i)]) for i, j in some)
+
+    calls = {"ours": run_ours}
+    if args.reference:
+        inf = float("inf")
+        package = load_package("mast3r.model")
+        theirs = package.AsymmetricMASt3R(
+            img_size=(512, 512),
+            enc_embed_dim=1024,
+            enc_depth=24,
+            enc_num_heads=16,
+            dec_embed_dim=768,
+            dec_depth=12,
+            dec_num_heads=12,
+            pos_embed="RoPE100",
+            head_type="catmlp+dpt",
+            output_mode="pts3d+desc24",
+            depth_mode=("exp", -inf, inf),
+            conf_mode=("exp", 1, inf),
+            desc_conf_mode=("exp", 0, inf),
+            patch_embed_cls="PatchEmbedDust3R",
+            two_confs=True,
+            landscape_only=False,
+        )
+        theirs = theirs.eval().to(args.device)
+        ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+        shape = torch.tensor([[height, width]])
+
+        def run_theirs() -> Outputs:
+            views = [
+                {"img": images[[i]], "true_shape": shape, "idx": [i], "instance": [str(i)]}
+                for i in range(args.images)
+            ]
+            ordered = (pair for i, j in some for pair in ((i, j), (j, i)))
+            return collect(theirs(dict(views[i]), dict(views[j])) for i, j in ordered)
+
+        calls = {"theirs": run_theirs, "ours": run_ours}
+    return calls
+
+
+def measure(calls: dict[str, Call], dtype: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Time both sides in turns, then once more for memory; compare what they return."""
+    kind = getattr(torch, dtype)
+    on_gpu = args.device == "cuda"
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    outputs: dict[str, Outputs] = {}
+    memory: dict[str, float] = {}
+    with torch.inference_mode(), torch.autocast(args.device, kind, kind != torch.float32):
+        for turn in range(args.repeats + 1):
+            for name in list(calls)[:: 1 if turn % 2 else -1]:
+                if turn == 0:  # warms up, too
+                    memory[name], outputs[name] = peak_memory(calls[name], on_gpu)
+                    continue
+                begin = time.perf_counter()
+                calls[name]()
+                if on_gpu:
+                    torch.cuda.synchronize()
+                seconds[name].append(time.perf_counter() - begin)
+                print(f"{dtype} {name}: {seconds[name][-1]:.2f} s", flush=True)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    found: dict[str, Any] = {"dtype": dtype, "seconds": seconds, "median_s": median}
+    found["activation_mb"] = memory
+    if "theirs" in calls:
+        found["time_ratio"] = median["ours"] / median["theirs"]
+        found["memory_ratio"] = memory["ours"] / memory["theirs"]
+        found["largest_difference"] = {
+            name: {
+                "absolute": (value - outputs["ours"][name]).abs().max().item(),
+                "largest_value": value.abs().max().item(),
+            }
+            for name, value in outputs["theirs"].items()
+        }
+    return found
+
+
+def peak_memory(call: Call, on_gpu: bool) -> tuple[float, Outputs]:
+    """Return the peak of memory beyond what was there before, in MB, and what the call returns."""
+    if on_gpu:
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        out = call()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6, out
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        out = call()
+    held = peak = 0
+    records: Any = profile.profiler
+    changes = [e for e in records.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(changes, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / 1e6, out
+
+
+def stir(model: nn.Module) -> None:
+    """Give scales, tokens and biases values at which every one of them matters."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("gamma"):
+                weight.uniform_(-0.3, 0.3)
+            elif "token" in name.rsplit(".", 1)[-1]:
+                weight.normal_(std=0.5)
+            elif weight.ndim == 1:
+                weight.add_(torch.randn_like(weight), alpha=0.05)
+
+
+def load_package(name: str) -> ModuleType:
+    """Import a module of the original; packages that are not installed become empty ones."""
+    absent = ("torchvision", "matplotlib", "trimesh", "roma", "einops", "tqdm", "pillow_heif")
+    for package in absent:
+        if importlib.util.find_spec(package) is None and package not in sys.modules:
+            sys.modules[package] = MagicMock(name=package)
+            for part in ("transforms", "pyplot", "transforms.functional"):
+                sys.modules[f"{package}.{part}"] = MagicMock(name=f"{package}.{part}")
+    with contextlib.redirect_stdout(sys.stderr):
+        return importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    main()
