@@ -1,6 +1,6 @@
 """Points that hang in front of what other pictures see lose their confidence."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sightline.geometry.pose import invert_se3
+from sightline.reconstruction.pairwise.graph import Pair
 from sightline.reconstruction.pairwise.pairs import Grid
 
 
@@ -21,6 +22,7 @@ def clean_confidence(
     grids: Sequence[Grid],
     tolerance: float = 0.001,
     radius: int = 0,
+    pairs: Collection[Pair] | None = None,
 ) -> list[Float[Tensor, "_ _"]]:
     """Set the confidence of points to 0 that a surer pixel of another picture looks through.
 
@@ -34,6 +36,7 @@ def clean_confidence(
         tolerance: Share of the depth by which a point must be in front.
         radius: It must be in front of all pixels this near to where it falls, because on a slope
             the nearest pixel's centre may lie deeper than the point. The original takes 0.
+        pairs: Pictures that are compared; None compares all.
 
     Returns:
         The new confidences. Pictures are gone through in order; later ones see earlier changes.
@@ -43,7 +46,7 @@ def clean_confidence(
     depth = [_nearest_around(d, radius) for d in depth]
     for i, cloud in enumerate(points):
         for j, grid in enumerate(grids):
-            if i == j:
+            if i == j or (pairs is not None and (i, j) not in pairs and (j, i) not in pairs):
                 continue
             local = cloud @ w2c[j, :3, :3].T + w2c[j, :3, 3]
             z = local[..., 2]

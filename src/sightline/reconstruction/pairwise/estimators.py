@@ -8,13 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import InputError
+from sightline.errors import InputError, OutOfMemoryError
 from sightline.geometry.align import transform_gaussians
 from sightline.protocols import Progress
+from sightline.reconstruction.learned.chunks import thumbnails
 from sightline.reconstruction.learned.gauge import align_cameras
+from sightline.reconstruction.learned.memory import free_memory
 from sightline.reconstruction.pairwise.align import Distance, Weighting
 from sightline.reconstruction.pairwise.frames import PairFrames, make_frames, reconstruction
-from sightline.reconstruction.pairwise.graph import Pair, make_pairs
+from sightline.reconstruction.pairwise.graph import Pair, count_groups, make_pairs
 from sightline.reconstruction.pairwise.images import Picture
 from sightline.reconstruction.pairwise.inference import Both, PairCache, PairResult, run_pairs
 from sightline.reconstruction.pairwise.matching import Matches, match_symmetric
@@ -30,6 +32,12 @@ from sightline.reconstruction.pairwise.tree import TreeMode
 from sightline.types import Gaussians, Reconstruction, Views
 
 Aligner = Literal["auto", "viewer", "cloud", "modular", "sparse"]
+
+_ALL_PAIRS = 20
+_PIXEL_BYTES = 20.0
+"""Points, confidence and what masks copy of them, for every pixel of a prediction."""
+_SHARE = 0.8
+"""Part of the free memory that predictions may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +62,9 @@ class Dust3rEstimator:
     model: nn.Module | None = None
     """Any module with the network's outputs, in place of ``checkpoint``."""
     device: str = "cpu"
-    graph: str = "complete"
-    """Which pairs, see `graph.make_pairs`."""
+    graph: str = "auto"
+    """Which pairs, see `graph.make_pairs`; ``auto`` takes all of up to 20 pictures, and of more
+    those 1, 2, 4, 8 and 16 apart in order. ``retrieval`` goes by thumbnails."""
     prefilter: str | None = None
     size: int = 512
     """Long side of the network's pictures; 224 for networks of that size, which cuts squares."""
@@ -152,16 +161,42 @@ class Dust3rEstimator:
             raw=raw,
         )
 
-    def _pairs(self, count: int) -> list[Pair]:
+    def _pairs(self, frames: PairFrames) -> list[Pair]:
+        count = len(frames.pictures)
         if count == 1:
             return [(0, 0)]
-        return make_pairs(self.graph, count, prefilter=self.prefilter, seed=self.seed)
+        graph, similarity = self.graph, None
+        if graph == "auto":
+            graph = "complete" if count <= _ALL_PAIRS else "logwin-5-noncyclic"
+        if graph.startswith("retrieval"):
+            thumbs = thumbnails(frames.views)
+            similarity = (thumbs @ thumbs.T).clamp(0, 1).numpy()
+        pairs = make_pairs(
+            graph, count, prefilter=self.prefilter, similarity=similarity, seed=self.seed
+        )
+        if count_groups(pairs, count) > 1:
+            raise InputError(
+                f'the graph "{graph}" does not link all {count} pictures; use a wider one'
+            )
+        self._check_memory(frames, pairs)
+        return pairs
+
+    def _check_memory(self, frames: PairFrames, pairs: list[Pair]) -> None:
+        """Refuse a graph whose predictions do not fit."""
+        area = {i: p.size[0] * p.size[1] for i, p in enumerate(frames.pictures)}
+        need = sum(_PIXEL_BYTES * (area[i] + area[j]) for i, j in pairs)
+        free = free_memory(torch.device("cpu"))
+        if free is not None and need > _SHARE * free:
+            raise OutOfMemoryError(
+                f"the predictions of {len(pairs)} pairs need about {need / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB of memory are free; use a sparser graph (swin-3, logwin-4) or "
+                "fewer pictures (--max-frames)"
+            )
 
     def _solve(self, frames: PairFrames) -> Solution:
-        predictions: Predictions = {}
-        for pair, maps, _ in self._predict(frames, self._pairs(len(frames.pictures))):
-            predictions[pair] = maps
-        return self._align(frames, _ordered(predictions, self._pairs(len(frames.pictures))))
+        pairs = self._pairs(frames)
+        predictions = {pair: maps for pair, maps, _ in self._predict(frames, pairs)}
+        return self._align(frames, _ordered(predictions, pairs))
 
     def _align(self, frames: PairFrames, predictions: Predictions) -> Solution:
         count = len(frames.pictures)
@@ -303,8 +338,8 @@ def _complete(stored: dict[str, Tensor], first: tuple[int, int], second: tuple[i
 class Mast3rEstimator(Dust3rEstimator):
     """Cameras and dense depth in metres with MASt3R (Leroy et al. 2024, Duisterhof et al. 2024).
 
-    As `Dust3rEstimator`, but with matches between pictures: the sparse alignment is used unless
-    poses are known, which only the point-cloud optimiser can keep.
+    As `Dust3rEstimator`, but with matches between pictures: the sparse alignment is used where the
+    model gives descriptors, unless poses are known, which only the point-cloud optimiser can keep.
     """
 
     name: ClassVar[str] = "mast3r"
@@ -325,14 +360,22 @@ class Mast3rEstimator(Dust3rEstimator):
     """Let principal points move; the original does."""
 
     def _kept(self) -> str:
-        return f"matches {self.subsample}"
+        return f"matches {self.subsample}" if self.aligner in ("auto", "sparse") else "points"
 
     def _keep(self, both: Both) -> dict[Pair, dict[str, Tensor]]:
         kept = {pair: _packed(result) for pair, result in both.items()}
         first = next(iter(both))
         back = first[::-1]
-        if first[0] == first[1] or back not in both or not self._matches_needed(both[first]):
+        wanted = self.aligner == "sparse" or (
+            self.aligner == "auto" and "desc" in both[first].first
+        )
+        if first[0] == first[1] or back not in both or not wanted:
             return kept
+        if "desc" not in both[first].first:
+            raise InputError(
+                "the model gives no descriptors (desc, desc_conf); use the aligner cloud, or "
+                "geometry dust3r"
+            )
         there, here = both[first], both[(back[0], back[1])]
         found = match_symmetric(
             (_descriptors(there.first), _descriptors(here.second)),
@@ -344,19 +387,9 @@ class Mast3rEstimator(Dust3rEstimator):
         }  # fmt: skip
         return kept
 
-    def _matches_needed(self, result: PairResult) -> bool:
-        if self.aligner not in ("auto", "sparse"):
-            return False
-        if "desc" not in result.first:
-            raise InputError(
-                "the model gives no descriptors (desc, desc_conf); use the aligner cloud, or "
-                "geometry dust3r"
-            )
-        return True
-
     def _solve(self, frames: PairFrames) -> Solution:
         count = len(frames.pictures)
-        pairs = self._pairs(count)
+        pairs = self._pairs(frames)
         predictions: Predictions = {}
         matches: dict[Pair, Matches] = {}
         for pair, maps, kept in self._predict(frames, pairs):
@@ -367,7 +400,7 @@ class Mast3rEstimator(Dust3rEstimator):
         predictions = _ordered(predictions, pairs)
         aligner = self.aligner
         if aligner == "auto" and count > 1:
-            aligner = "cloud" if int(frames.posed.sum()) > 1 else "sparse"
+            aligner = "sparse" if matches and int(frames.posed.sum()) < 2 else "cloud"
         if count == 1 or aligner != "sparse":
             return replace(self, aligner=aligner)._align(frames, predictions)
         optimize_center = self.optimize_center or self.raw
@@ -427,7 +460,7 @@ class Splatt3rEstimator(Dust3rEstimator):
         """Return cameras with depth, and the splats in the same world."""
         frames = self._frames(views)
         count = len(frames.pictures)
-        pairs = self._pairs(count)
+        pairs = self._pairs(frames)
         predictions: Predictions = {}
         kept: dict[Pair, dict[str, Tensor]] = {}
         for pair, maps, parts in self._predict(frames, pairs):

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from sightline.io.atomic import atomic_path
 from sightline.models.croco import Encoded
-from sightline.models.dust3r import Result, Stages
+from sightline.models.dust3r import PairDecoder, Result, Stages
 from sightline.models.splatt3r import add_colors
 from sightline.reconstruction.pairwise.graph import Pair
 from sightline.reconstruction.pairwise.images import Picture, common_batches
 
 OnDone = Callable[[int, int], None]
+
+_MOST_SHARED = 24
+"""Pictures of one size whose first level of the head is kept; it takes 25 MB each at 512 x 384."""
 
 
 class PairResult(NamedTuple):
@@ -97,6 +100,8 @@ class _Network:
         elif isinstance(inner, Stages):
             self.stages = inner
         self.encoded: dict[int, Encoded] = {}
+        self.decoders: dict[tuple[int, int], PairDecoder] = {}
+        self.rows: dict[int, int] = {}
         if self.stages is None:
             return
         sizes = [pictures[i].size for i in used]
@@ -105,6 +110,14 @@ class _Network:
             made = self.stages.encode_views(self._images(numbers), self._shapes(numbers))
             for row, number in enumerate(numbers):
                 self.encoded[number] = made.map(lambda t, r=row: t[r : r + 1])
+        for size in dict.fromkeys(sizes):
+            numbers = [i for i in used if pictures[i].size == size]
+            if 2 < len(numbers) <= _MOST_SHARED:
+                self.rows |= {number: row for row, number in enumerate(numbers)}
+                together = _stack([self.encoded[i] for i in numbers])
+                self.decoders[size] = PairDecoder(
+                    self.stages, together, size, self._shapes(numbers)
+                )
 
     def _images(self, numbers: Sequence[int]) -> Tensor:
         return torch.stack([self.pictures[i].normalized() for i in numbers]).to(self.device)
@@ -131,15 +144,23 @@ class _Network:
     def _decode_stages(
         self, stages: Stages, first: list[int], second: list[int]
     ) -> tuple[Result, Result]:
-        encoded = [_stack([self.encoded[i] for i in side]) for side in (first, second)]
-        lists = stages.decode_pair(*encoded)
-        results = []
-        for number, (side, tokens) in enumerate(zip((first, second), lists, strict=True), 1):
-            size = self.pictures[side[0]].size
-            result = stages.read_out(number, tokens, size, self._shapes(side))
-            if stages is not self.model:
+        sizes = [self.pictures[side[0]].size for side in (first, second)]
+        decoder = self.decoders.get(sizes[0]) if sizes[0] == sizes[1] else None
+        if decoder is not None:
+            rows = [(self.rows[i], self.rows[j]) for i, j in zip(first, second, strict=True)]
+            results = list(decoder.decode(rows))
+        else:
+            encoded = [_stack([self.encoded[i] for i in side]) for side in (first, second)]
+            lists = stages.decode_pair(*encoded)
+            results = [
+                stages.read_out(number, tokens, size, self._shapes(side))
+                for number, side, tokens, size in zip(
+                    (1, 2), (first, second), lists, sizes, strict=True
+                )
+            ]
+        if stages is not self.model:
+            for side, result in zip((first, second), results, strict=True):
                 add_colors(result, {"img": self._images(side)})
-            results.append(result)
         return results[0], results[1]
 
     def _view(self, numbers: list[int]) -> dict[str, Any]:

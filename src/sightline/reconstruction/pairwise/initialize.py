@@ -22,6 +22,9 @@ from sightline.reconstruction.pairwise.graph import Pair
 from sightline.reconstruction.pairwise.pairs import Grid
 from sightline.reconstruction.pairwise.poses import align_poses, solve_pnp, transform_pose
 
+_ENOUGH = 0.05
+"""Share of a picture that must be sure; else all that counts is used to find its pose."""
+
 
 class Start(NamedTuple):
     """A first guess of the scene."""
@@ -109,9 +112,10 @@ def _grow_tree(
             focals[i] = float(alignment.focals()[i, 0].detach()) if known else grids[i].long_side
         if i in poses:
             continue
-        found = _pose_of(
-            points[i], sure[i] > alignment.min_confidence, grids[i], focals[i], iterations
-        )
+        chosen = sure[i] > alignment.min_confidence
+        if not original and float(chosen.float().mean()) < _ENOUGH:
+            chosen = sure[i] > 0
+        found = _pose_of(points[i], chosen, grids[i], focals[i], iterations)
         poses[i] = torch.eye(4, dtype=points[i].dtype) if found is None else found
     order = range(count)
     return Start([points[i] for i in order], [focals[i] for i in order], _stack(poses))

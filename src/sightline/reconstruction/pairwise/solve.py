@@ -186,7 +186,7 @@ def solve_cloud(
         depth = fuse_depth(used, alignment.edges, transforms, poses, K, grids)
     if clean:
         points = [_lift(d, g, k, p) for d, g, k, p in zip(depth, grids, K, poses, strict=True)]
-        sure = _clean(frames, sure, depth, points, poses, K)
+        sure = _clean(frames, used, sure, depth, points, poses, K)
     return Solution(K, poses, depth, sure, float(scales.log().median().exp()), {
         pair: Similarity(scale=s, rotation=t[:3, :3] / s, translation=t[:3, 3])
         for pair, s, t in zip(alignment.edges, scales, transforms, strict=True)
@@ -195,14 +195,17 @@ def solve_cloud(
 
 def _clean(
     frames: PairFrames,
+    used: Predictions,
     confidence: list[Tensor],
     depth: list[Tensor],
     points: list[Tensor],
     poses: Float[Tensor, "V 4 4"],
     K: Float[Tensor, "V 3 3"],
 ) -> list[Float[Tensor, "_ _"]]:
-    options = {} if frames.raw else {"tolerance": _IN_FRONT, "radius": 1}
-    return clean_confidence(confidence, depth, points, poses, K, frames.grids, **options)
+    scene = (confidence, depth, points, poses, K, frames.grids)
+    if frames.raw:
+        return clean_confidence(*scene)
+    return clean_confidence(*scene, tolerance=_IN_FRONT, radius=1, pairs=used.keys())
 
 
 def _best(predictions: Predictions, image: int) -> Float[Tensor, "_ _"]:
@@ -293,7 +296,7 @@ def solve_sparse(
     points, depth = alignment.dense(scene)
     sure = [c.confidence for c in problem.canonical]
     if clean:
-        sure = _clean(frames, sure, depth, points, scene.poses, scene.intrinsics)
+        sure = _clean(frames, predictions, sure, depth, points, scene.poses, scene.intrinsics)
     scale = float(scene.sizes.log().median().exp())
     return Solution(scene.intrinsics, scene.poses, depth, sure, scale, {})
 
