@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from sightline.datasets.raycast.light import Stage, bake, exact_maps
 from sightline.datasets.synthetic import KINDS
+from sightline.geometry.align import transform_cameras
 from sightline.geometry.pose import invert_se3, look_at
+from sightline.reconstruction.learned.gauge import align_cameras
 from sightline.reconstruction.pairwise.images import Picture, load_pictures
 from sightline.types import Cameras, Views
 
@@ -80,6 +82,7 @@ class StandIn(nn.Module):
         metric: Use metres instead of units of the pair's own.
         outliers: Pairs (in either order) that are answered with nonsense, as surely as others.
         splats: Also give Gaussians.
+        descriptors: Also give descriptors, surest where the other picture shows the point too.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class StandIn(nn.Module):
         metric: bool = False,
         outliers: tuple[tuple[int, int], ...] = (),
         splats: bool = False,
+        descriptors: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("mark", torch.tensor([noise]))
@@ -99,9 +103,12 @@ class StandIn(nn.Module):
         self.pictures: list[Picture] = load_pictures(truth.views, size, square=square)
         self.w2c = truth.cameras.w2c
         self.calls = 0
+        self.descriptors = descriptors
+        self.K: list[Tensor] = []
         points = []
         for i, picture in enumerate(self.pictures):
             K = picture.from_source @ truth.cameras.K[i].numpy()
+            self.K.append(torch.from_numpy(K))
             pose = truth.cameras.c2w[i].numpy()
             points.append(torch.from_numpy(exact_maps(stage(), pose, K, *picture.size)[1]))
         self.points = points
@@ -139,25 +146,30 @@ class StandIn(nn.Module):
                 turn = turn * torch.linalg.det(turn)
                 local = (local - local.mean((0, 1))) @ turn.T + torch.tensor([0.5, 0.2, 3.0])
             conf = 4 + torch.rand(*shape, generator=rng)
-            wave = world @ self.waves
-            desc = torch.cat([wave.cos(), wave.sin()], -1) / 12**0.5
-            out.append({
-                "pts": (unit * local).float(),
-                "conf": conf,
-                "desc": desc.float(),
-                "desc_conf": self.matchable(world, j if image == i else i),
-            })  # fmt: skip
+            out.append({"pts": (unit * local).float(), "conf": conf})
+            if self.descriptors:
+                desc, sure = self.describe(world, j if image == i else i)
+                if bad:  # sure matches that are all wrong
+                    desc = desc.flatten(0, 1)[torch.randperm(desc[..., 0].numel(), generator=rng)]
+                    desc, sure = desc.view(*shape, -1), torch.full_like(sure, 10.0)
+                out[-1] |= {"desc": desc, "desc_conf": sure}
             if self.splats:
                 out[-1] |= self.gaussians(out[-1]["pts"], image)
         return out[0], out[1]
 
-    def matchable(self, world: Tensor, other: int) -> Tensor:
-        """Return 10 where another picture shows the point too, else 0.1."""
-        w2c = self.w2c[other]
+    def describe(self, world: Tensor, other: int) -> tuple[Tensor, Tensor]:
+        """Return unit descriptors of points, and 10 where another picture shows them, else 0.1."""
+        wave = world @ self.waves
+        desc = torch.cat([wave.cos(), wave.sin()], -1) / 12**0.5
+        w2c, K = self.w2c[other], self.K[other]
         local = world @ w2c[:3, :3].T + w2c[:3, 3]
-        seen = self.points[other] @ w2c[:3, :3].T + w2c[:3, 3]
-        gaps = torch.cdist(local.reshape(-1, 3), seen.reshape(-1, 3)).amin(1)
-        return torch.where(gaps < 0.03, 10.0, 0.1).view(world.shape[:2]).float()
+        place = (local @ K.T)[..., :2] / local[..., 2:]
+        height, width = self.pictures[other].size
+        x, y = place.floor().clamp(-1, 2 * max(height, width)).long().unbind(-1)
+        inside = (local[..., 2] > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        there = self.points[other][y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        seen = inside & ((there - world).norm(dim=-1) < 0.06)
+        return desc.float(), torch.where(seen, 10.0, 0.1)
 
     def gaussians(self, points: Tensor, image: int) -> dict[str, Tensor]:
         shape = points.shape[:2]
@@ -175,14 +187,8 @@ class StandIn(nn.Module):
 
 def pose_errors(found: Tensor, truth: Tensor) -> tuple[float, float]:
     """Return the worst rotation error in degrees and position error over the cameras' extent."""
-    from sightline.geometry.align import transform_cameras
-    from sightline.reconstruction.learned.gauge import align_cameras
-
-    both = (
-        Cameras(w2c=w, K=torch.eye(3).repeat(len(w), 1, 1).double(), height=1, width=1)
-        for w in (found.double(), truth.double())
-    )
-    a, b = both
+    eye = torch.eye(3, dtype=torch.float64).repeat(len(found), 1, 1)
+    a, b = (Cameras(w2c=w.double(), K=eye, height=1, width=1) for w in (found, truth))
     moved = transform_cameras(a, align_cameras(a.w2c, b.w2c))
     trace = (moved.w2c[:, :3, :3] * b.w2c[:, :3, :3]).sum((-2, -1))
     angle = torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).acos())

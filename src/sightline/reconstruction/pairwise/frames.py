@@ -173,10 +173,12 @@ def reconstruction(
     count = len(views)
     maps = torch.zeros(2, count, height, width)
     valid = torch.zeros(count, height, width, dtype=torch.bool)
+    half_pixel = torch.zeros(count, 2, dtype=torch.float64)
     for index, picture in enumerate(frames.pictures):
         from_view = torch.from_numpy(picture.from_source)
         if views.files is not None:
             from_view = from_view @ views.from_original[index].double().inverse()
+        half_pixel[index] = 0.5 / from_view.diagonal()[:2]
         counted = torch.where(confidence[index] > 0, depth[index], 0.0)
         rows, columns = views.sizes[index].tolist()
         size = picture.size
@@ -203,5 +205,6 @@ def reconstruction(
         confidence=maps[1],
         valid=valid,
         metric=metric,
+        half_pixel=half_pixel if frames.raw else None,
         raw=raw,
     )
