@@ -8,6 +8,7 @@ import yaml
 from sightline.errors import CheckpointError, InputError, UnknownNameError
 from sightline.models import build
 from sightline.models.dinov3 import Aggregator, DINOv3IntegratedModel, dinov3_vits16
+from sightline.models.integrated import read_description
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "models").glob("*.yaml"))
 SMALL: dict[str, Any] = {"backbone": {"depth": 1}, "depth": 1, "img_size": 32}
@@ -56,6 +57,18 @@ def test_presets(path: Path) -> None:
         out = model(torch.empty(1, 2, 3, side, side, device="meta"))
         width = 2 * config["model"]["backbone"]["embed_dim"]
         assert out["features"].shape == (1, 2, 5 + (side // 16) ** 2, width)
+
+
+def test_descriptions_are_found_by_name_and_by_path(tmp_path: Path) -> None:
+    for path in CONFIGS:
+        assert read_description(path.stem) == read_description(path)
+        assert read_description(path)["model"]["backbone"]["patch_size"] == 16
+    with pytest.raises(InputError, match="one of high-performance, lightweight, video, got heavy"):
+        read_description("heavy")
+    for text in ("- 1", "model: [", "\xff"):
+        (tmp_path / "own.yaml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(InputError, match="own.yaml"):
+            read_description(tmp_path / "own.yaml")
 
 
 def test_presets_are_there() -> None:

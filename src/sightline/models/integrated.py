@@ -1,9 +1,11 @@
 """One model for pictures and for videos: a DINOv3, and VGGT's aggregator behind it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -152,6 +154,34 @@ def from_config(config: Mapping[str, Any]) -> DINOv3IntegratedModel:
     return DINOv3IntegratedModel(
         use_aggregator=enabled, aggregator=aggregator, **backbone, **options, **kind
     )
+
+
+def read_description(name: str | Path) -> dict[str, Any]:
+    """Read a description for `from_config`: a YAML file, or the name of one that comes with us.
+
+    ``lightweight``, ``high-performance`` and ``video`` are found in a checkout and in an installed
+    package alike.
+
+    Raises:
+        InputError: There is no such file, or it holds no description.
+    """
+    package = Path(__file__).parents[1]
+    folders = [root / "configs" / "models" for root in (package, package.parents[1])]
+    shipped = {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
+    path = Path(name).expanduser()
+    if not path.is_file():
+        if str(name) not in shipped:
+            msg = f"expected a YAML file or one of {', '.join(sorted(shipped))}, got {name}"
+            raise InputError(msg)
+        path = shipped[str(name)]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(f"expected YAML in {path}, got something else: {first}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"expected an entry named model in {path}, got {type(content).__name__}")
+    return content
 
 
 _BACKBONE = (
