@@ -320,6 +320,7 @@ def test_error_paths_of_the_command_line(
     torch.save({"cls_token": torch.zeros(1, 1, 384)}, other)
     cases = [
         (("--geometry", "vggt"), 2, "sightline models download vggt_1b"),
+        (("--geometry", "mast3r"), 2, "sightline models download MASt3R"),
         (("--geometry", "vggt", "--checkpoint", "nowhere.pt"), 2, "nowhere.pt"),
         (("--geometry", "vggt", "--checkpoint", str(other)), 2, "other.pt"),
         (("--checkpoint", str(other)), 2, "name it with --geometry"),

@@ -35,7 +35,7 @@ class Choice:
         from sightline.reconstruction.learned.weights import checkpoint_facts
 
         assert self.checkpoint is not None
-        return checkpoint_facts(self.name, self.checkpoint)
+        return checkpoint_facts(getattr(self.estimator, "name", self.name), self.checkpoint)
 
 
 def choose(work: Work, ingested: Ingested) -> Choice:
@@ -46,7 +46,7 @@ def choose(work: Work, ingested: Ingested) -> Choice:
         CheckpointError: If a learned method has no weights.
     """
     if work.estimator is not None:
-        return Choice(name=type(work.estimator).__name__, estimator=work.estimator)
+        return _own(work.estimator)
     name, why = work.options.geometry, ""
     if name == "auto":
         name, why = _automatic(work, ingested)
@@ -55,6 +55,20 @@ def choose(work: Work, ingested: Ingested) -> Choice:
     if name == "colmap":
         return Choice(name=name, estimator=_colmap(work), why=why)
     return _learned(work, name, why)
+
+
+def _own(estimator: GeometryEstimator) -> Choice:
+    """Return the user's own object, with the weights file of ours where it names one."""
+    from sightline.reconstruction.learned.weights import LEARNED
+
+    path = getattr(estimator, "checkpoint", None)
+    known = getattr(estimator, "name", None) in LEARNED and path is not None
+    file = Path(str(path)) if known and getattr(estimator, "model", None) is None else None
+    return Choice(
+        name=type(estimator).__name__,
+        estimator=estimator,
+        checkpoint=file if file is not None and file.is_file() else None,
+    )
 
 
 def stand_in(work: Work, failed: str) -> Choice | None:

@@ -405,6 +405,37 @@ def test_a_real_network_of_any_weights_gives_finite_maps(scene: Scene) -> None:
     torch.testing.assert_close(found.depth, again.depth)
 
 
+def test_another_encoder_goes_through_the_same_door(scene: Scene) -> None:
+    from sightline.models.dinov3 import DinoVisionTransformer
+    from sightline.models.vggt import VGGT
+
+    torch.manual_seed(0)
+    encoder = DinoVisionTransformer(patch_size=16, embed_dim=24, depth=2, num_heads=2)
+    model = VGGT(
+        64,
+        16,
+        32,
+        enable_point=False,
+        enable_track=False,
+        aggregator={"patch_embed": encoder, "depth": 4, "num_heads": 4},
+        camera={"trunk_depth": 1, "num_heads": 8},
+        dpt={
+            "features": 16,
+            "out_channels": (12, 16, 24, 24),
+            "intermediate_layer_idx": (0, 1, 2, 3),
+        },
+    )
+    views, _ = chosen(scene, [0, 1, 2])
+    estimator = VggtEstimator(model=model, side=64)
+    assert estimator._frames(views).layout.height == 48
+    found = estimator.estimate(views)
+    assert found.depth is not None
+    assert bool(found.registered.all())
+    assert bool(found.depth.isfinite().all())
+    # The side that suits the patch.
+    assert VggtEstimator(model=model)._frames(views).layout.width == 512
+
+
 def test_the_object_serves_many_scenes(scene: Scene) -> None:
     views, _ = chosen(scene, [0, 1])
     other, _ = chosen(scene, [5, 6, 7])

@@ -150,7 +150,7 @@ class VggtEstimator:
 
     def _side_and_patch(self) -> tuple[int, int]:
         patch = self.patch or _patch_of(self.model, 14)
-        return self.side or 37 * patch, patch
+        return self.side or round(518 / patch) * patch, patch
 
     def _network(self, frames: Frames, count: int) -> tuple[nn.Module, MemoryNeed]:
         """Return the network on its device, after a look at the memory."""
@@ -282,7 +282,7 @@ class VggtOmegaEstimator(VggtEstimator):
 
     def _side_and_patch(self) -> tuple[int, int]:
         patch = self.patch or _patch_of(self.model, 16)
-        return self.side or 32 * patch, patch
+        return self.side or round(512 / patch) * patch, patch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
