@@ -12,7 +12,7 @@ from sightline.errors import OutputError
 from sightline.io.atomic import atomic_write_bytes
 from sightline.types import InstanceMasks
 
-Pixels = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 BAR = 10
 """Pixels of white between the truth and the prediction."""
