@@ -19,6 +19,7 @@ _CPU_MAX_STEPS = 8000
 _CPU_SPLATS_PER_PIXEL = 0.6
 _CPU_MIN_SPLATS = 20_000
 _CPU_MAX_SPLATS = 200_000
+_CPU_POSE_RATE = 3e-4
 _CUDA_STEPS = 15_000
 _CUDA_SPLATS = 1_000_000
 
@@ -78,7 +79,7 @@ def default_config(
         "max_splats": max_splats,
         "sh_degree": sh_degree,
         "exposure": ExposureConfig(kind=exposure),
-        "poses": PoseConfig() if refine_poses else None,
+        "poses": _poses(on_cpu=on_cpu) if refine_poses else None,
         "antialiased": antialiased,
     }
     if on_cpu:
@@ -102,6 +103,11 @@ def default_config(
         opacity_weight=weight,
         scale_weight=weight,
     )
+
+
+def _poses(*, on_cpu: bool) -> PoseConfig:
+    """A few dozen looks at each view must do what hundreds do on a GPU."""
+    return PoseConfig(rate=_CPU_POSE_RATE) if on_cpu else PoseConfig()
 
 
 def _cpu_steps(num_views: int) -> int:
