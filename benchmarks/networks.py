@@ -16,7 +16,8 @@ both images of every pair (its ``inference`` with batch 1 does); ours encodes ea
 decodes both directions in one batch.
 
 Activation memory is the largest sum of living tensors during a call beyond weights and inputs, by
-the allocator's records on the CPU and by the device's statistics on CUDA.
+the allocator's records on the CPU and by the device's statistics on CUDA. CPU seconds are this
+process's, all threads; on a shared machine they mean more than wall seconds.
 """
 
 import argparse
@@ -166,6 +167,7 @@ def measure(calls: dict[str, Call], dtype: str, args: argparse.Namespace) -> dic
     kind = getattr(torch, dtype)
     on_gpu = args.device == "cuda"
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    work: dict[str, list[float]] = {name: [] for name in calls}
     outputs: dict[str, Outputs] = {}
     memory: dict[str, float] = {}
     with torch.inference_mode(), torch.autocast(args.device, kind, kind != torch.float32):
@@ -174,17 +176,20 @@ def measure(calls: dict[str, Call], dtype: str, args: argparse.Namespace) -> dic
                 if turn == 0:  # warms up, too
                     memory[name], outputs[name] = peak_memory(calls[name], on_gpu)
                     continue
-                begin = time.perf_counter()
+                begin, busy = time.perf_counter(), time.process_time()
                 calls[name]()
                 if on_gpu:
                     torch.cuda.synchronize()
                 seconds[name].append(time.perf_counter() - begin)
+                work[name].append(time.process_time() - busy)
                 print(f"{dtype} {name}: {seconds[name][-1]:.2f} s", flush=True)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     found: dict[str, Any] = {"dtype": dtype, "seconds": seconds, "median_s": median}
-    found["activation_mb"] = memory
+    busy_median = {name: statistics.median(values) for name, values in work.items()}
+    found |= {"cpu_seconds": work, "median_cpu_s": busy_median, "activation_mb": memory}
     if "theirs" in calls:
         found["time_ratio"] = median["ours"] / median["theirs"]
+        found["cpu_time_ratio"] = busy_median["ours"] / busy_median["theirs"]
         found["memory_ratio"] = memory["ours"] / memory["theirs"]
         found["largest_difference"] = {
             name: {

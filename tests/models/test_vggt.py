@@ -260,3 +260,24 @@ def test_activations() -> None:
     assert torch.equal(activate_confidence(x, "expp1"), x.exp() + 1)
     assert torch.equal(activate_confidence(x, "expp0"), x.exp())
     assert torch.equal(activate_confidence(x, "sigmoid"), x.sigmoid())
+
+
+def test_merging_is_exact_at_zero_and_close_beyond() -> None:
+    torch.manual_seed(0)
+    model: Any = aggregator(keep=[3])
+    for block in model.global_blocks:
+        nn.init.ones_(block.ls1.gamma)
+    ramp = torch.linspace(0, 1, 84).expand(1, 4, 3, 56, 84)
+    images = (ramp + 0.05 * torch.rand(1, 4, 3, 56, 84)).clamp(0, 1)
+    with torch.no_grad():
+        want = model(images)[0][3]
+        model.merge_ratio = 1e-9  # runs through the merging, and merges nothing
+        assert torch.allclose(model(images)[0][3], want, atol=1e-5)
+        errors = []
+        for ratio in (0.25, 1.0):
+            model.merge_ratio = ratio
+            errors.append(((model(images)[0][3] - want).norm() / want.norm()).item())
+    assert 1e-5 < errors[0] < errors[1] < 0.1
+    assert aggregator().merge_ratio == 0
+    with pytest.raises(InputError, match="merge_ratio from 0 to 1, got 2"):
+        aggregator(merge_ratio=2)

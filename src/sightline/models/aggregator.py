@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from sightline.errors import InputError, ShapeError, UnknownNameError
 from sightline.models import dinov2
 from sightline.nn.block import Block
+from sightline.nn.merge import merging_destinations, run_merged
 from sightline.nn.options import Device, DType, Number
 from sightline.nn.patch_embed import PatchEmbed
 from sightline.nn.rope import RotaryTable, grid_positions, grid_rotary
@@ -42,6 +43,8 @@ class Aggregator(nn.Module):
         patch_proj: A linear layer where the encoder's width is not ``embed_dim``.
         keep: Which entries to return, the others are None; everything by default. Entries that
             nobody reads are the largest part of VGGT's memory.
+        merge_ratio: Share of the tokens that may be merged in the attention across frames, outside
+            training; see `nn.merge`. Results are then **inexact**; 0, the default, is exact.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Aggregator(nn.Module):
         n_storage_tokens: int | None = None,
         keep: Collection[int] | None = None,
         gradient_checkpointing: bool = True,
+        merge_ratio: Number = 0.0,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         encoder: Mapping[str, Any] | None = None,
@@ -98,6 +102,7 @@ class Aggregator(nn.Module):
             n_storage_tokens: Warned alias of ``num_register_tokens``.
             keep: See the class.
             gradient_checkpointing: Compute blocks again in the backward pass while training.
+            merge_ratio: See the class; from 0 to 1, worth its cost for long sequences only.
             image_mean: Subtracted from the images.
             image_std: Divides the images.
             encoder: Options of a named encoder.
@@ -128,6 +133,9 @@ class Aggregator(nn.Module):
                 f"aa_block_size, got {list(aa_order)}, depth {depth}, aa_block_size {aa_block_size}"
             )
             raise InputError(msg)
+        if not 0 <= merge_ratio <= 1:
+            raise InputError(f"expected merge_ratio from 0 to 1, got {merge_ratio}; 0 is exact")
+        self.merge_ratio = float(merge_ratio)
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embed_dim, self.depth = embed_dim, depth
         self.head_dim = embed_dim // num_heads
@@ -224,6 +232,9 @@ class Aggregator(nn.Module):
             "frame": self.rotary(rows, cols, 1, x.device),
             "global": self.rotary(rows, cols, frames, x.device),
         }
+        stays = None
+        if self.merge_ratio and not self.training:
+            stays = merging_destinations(rows, cols, frames, self.patch_start_idx, x.device)
         blocks = {"frame": self.frame_blocks, "global": self.global_blocks}
         grouped = {"frame": (batch * frames, -1), "global": (batch, -1)}
         wanted = self.keep if keep is None else frozenset(keep)
@@ -234,7 +245,11 @@ class Aggregator(nn.Module):
             for name in self.aa_order:
                 x = x.reshape(*grouped[name], self.embed_dim)
                 for index in indices:
-                    x = self._run(blocks[name][index], x, tables[name])
+                    block = blocks[name][index]
+                    if stays is not None and name == "global":
+                        x = run_merged(block, x, tables[name], stays, self.merge_ratio)
+                    else:
+                        x = self._run(block, x, tables[name])
                     if wanted is None or index in wanted:
                         outputs[name, index] = x.reshape(batch, frames, -1, self.embed_dim)
             for index in indices:
