@@ -1,5 +1,6 @@
 """The readout: one small network a parameter, first layer on the token grid, all heads at once."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from sightline.probing.tokens import TokenGrid
 WIDTHS = {"xyz": 3, "scaling": 3, "rotation": 4, "opacity": 1, "f_dc": 3, "f_rest": 45}
 """Outputs of each head; all are raw, absolute values."""
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 17
 """Hidden values that are alive at a time, so that they stay in the cache."""
 
 
@@ -110,25 +111,28 @@ class _GridReadout(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(before, down, across, *second)
         rows, cols = len(down), len(across)
-        total = sum(len(bias) for bias in second[1::2])
-        out = before.new_empty(len(before), rows, cols, total)
+        weight, bias = _joined(second)
+        out = before.new_empty(len(before), rows, cols, len(bias))
+        spare = _Spare(before)
         for view, start, stop in _blocks(before.shape[0], rows, cols * before.shape[-1]):
-            hidden = _interpolated(before[view], down[start:stop], across).relu_()
-            _second_layers(hidden, second, out[view, start:stop])
+            hidden = _interpolated(before[view], down[start:stop], across, spare).relu_()
+            out[view, start:stop] = hidden @ weight + bias
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         before, down, across, *second = ctx.saved_tensors
         grad = grads[0].contiguous()
-        slopes = [torch.zeros_like(p) for p in second]
+        weight, _ = _joined(second)
+        slope = torch.zeros_like(weight)
         grad_before = torch.zeros_like(before)
+        spare = _Spare(before)
         for view, start, stop in _blocks(len(before), len(down), len(across) * before.shape[-1]):
-            hidden = _interpolated(before[view], down[start:stop], across).relu_()
-            flow = _second_layers_backward(hidden, second, grad[view, start:stop], slopes)
-            flow = across.mT @ flow  # [rows, w, S]
-            grad_before[view] += (down[start:stop].mT @ flow.flatten(1)).view(before.shape[1:])
-        return grad_before, None, None, *slopes
+            hidden = _interpolated(before[view], down[start:stop], across, spare).relu_()
+            flow = _backward_rows(hidden, weight, grad[view, start:stop], slope, spare)
+            flow = torch.matmul(across.mT, flow, out=spare.get("flow", (len(flow), *before.shape[2:])))
+            grad_before[view].flatten(1).addmm_(down[start:stop].mT, flow.flatten(1))
+        return grad_before, None, None, *_slopes(slope, grad, second)
 
 
 class _PixelReadout(torch.autograd.Function):
@@ -143,27 +147,29 @@ class _PixelReadout(torch.autograd.Function):
         *second: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(grid, weight, bias, *second)
-        total = sum(len(b) for b in second[1::2])
-        out = grid.new_empty(*grid.shape[:3], total)
+        last, last_bias = _joined(second)
+        out = grid.new_empty(*grid.shape[:3], len(last_bias))
         for view, start, stop in _blocks(len(grid), grid.shape[1], grid.shape[2] * len(bias)):
             hidden = nn.functional.linear(grid[view, start:stop], weight, bias).relu_()
-            _second_layers(hidden, second, out[view, start:stop])
+            out[view, start:stop] = hidden @ last + last_bias
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         grid, weight, bias, *second = ctx.saved_tensors
         grad = grads[0].contiguous()
-        slopes = [torch.zeros_like(p) for p in second]
+        last, _ = _joined(second)
+        slope = torch.zeros_like(last)
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        spare = _Spare(grid)
         for view, start, stop in _blocks(len(grid), grid.shape[1], grid.shape[2] * len(bias)):
             rows = grid[view, start:stop]
             hidden = nn.functional.linear(rows, weight, bias).relu_()
-            flow = _second_layers_backward(hidden, second, grad[view, start:stop], slopes)
+            flow = _backward_rows(hidden, last, grad[view, start:stop], slope, spare)
             flow = flow.flatten(0, 1)
             grad_weight += flow.mT @ rows.flatten(0, 1)
             grad_bias += flow.sum(0)
-        return None, grad_weight, grad_bias, *slopes
+        return None, grad_weight, grad_bias, *_slopes(slope, grad, second)
 
 
 def _blocks(views: int, rows: int, per_row: int) -> list[tuple[int, int, int]]:
@@ -175,42 +181,63 @@ def _blocks(views: int, rows: int, per_row: int) -> list[tuple[int, int, int]]:
     ]
 
 
+class _Spare:
+    """Buffers that blocks share; fresh ones would cost more than the sums in them."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.buffers: dict[str, Tensor] = {}
+
+    def get(self, name: str, shape: Sequence[int]) -> Tensor:
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = self.like.new_empty(size)
+        return self.buffers[name][:size].view(*shape)
+
+
 def _interpolated(
-    tokens: Float[Tensor, "h w S"], down: Float[Tensor, "r h"], across: Float[Tensor, "W w"]
+    tokens: Float[Tensor, "h w S"],
+    down: Float[Tensor, "r h"],
+    across: Float[Tensor, "W w"],
+    spare: _Spare,
 ) -> Float[Tensor, "r W S"]:
     rows, cols, units = tokens.shape
-    lines = (down @ tokens.reshape(rows, cols * units)).view(len(down), cols, units)
-    return across @ lines
+    lines = spare.get("lines", (len(down), cols * units))
+    torch.mm(down, tokens.reshape(rows, cols * units), out=lines)
+    hidden = spare.get("hidden", (len(down), len(across), units))
+    return torch.matmul(across, lines.view(len(down), cols, units), out=hidden)
 
 
-def _second_layers(hidden: Tensor, second: Sequence[Tensor], out: Tensor) -> None:
-    units = hidden.shape[-1] // (len(second) // 2)
-    flat, result = hidden.flatten(0, 1), out.flatten(0, 1)
-    column = 0
-    for i, (weight, bias) in enumerate(zip(second[::2], second[1::2], strict=True)):
-        part = flat[:, i * units : (i + 1) * units]
-        result[:, column : column + len(bias)] = nn.functional.linear(part, weight, bias)
-        column += len(bias)
+def _joined(second: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the second layers as one: a block-diagonal weight ``[S, k]`` and a bias ``[k]``.
+
+    One product with zeros in it is faster than a skinny one for each head.
+    """
+    return torch.block_diag(*second[::2]).mT.contiguous(), torch.cat(list(second[1::2]))
 
 
-def _second_layers_backward(
-    hidden: Tensor, second: Sequence[Tensor], grad: Tensor, slopes: list[Tensor]
-) -> Float[Tensor, "r W S"]:
-    """Return the gradient before ReLU, and add those of the layers to ``slopes``."""
-    units = hidden.shape[-1] // (len(second) // 2)
+def _backward_rows(
+    hidden: Tensor, weight: Tensor, grad: Tensor, slope: Tensor, spare: _Spare
+) -> Tensor:
+    """Return the gradient before ReLU, and add that of the second layers to ``slope [S, k]``."""
     flat, flow = hidden.flatten(0, 1), grad.flatten(0, 1)
-    back = torch.empty_like(flat)
-    column = 0
-    for i, (weight, bias) in enumerate(zip(second[::2], second[1::2], strict=True)):
-        mine = flow[:, column : column + len(bias)]
-        part = slice(i * units, (i + 1) * units)
-        slopes[2 * i] += mine.mT @ flat[:, part]
-        slopes[2 * i + 1] += mine.sum(0)
-        torch.mm(mine, weight, out=back[:, part])
-        column += len(bias)
-    # ReLU's slope: hidden values of exactly zero came from below.
-    back *= flat > 0
+    slope.addmm_(flat.mT, flow)
+    back = torch.mm(flow, weight.mT, out=spare.get("back", flat.shape))
+    torch.ops.aten.threshold_backward.grad_input(back, flat, 0, grad_input=back)
     return back.view_as(hidden)
+
+
+def _slopes(slope: Tensor, grad: Tensor, second: Sequence[Tensor]) -> list[Tensor]:
+    """Cut the joined gradient into those of each head's weight and bias."""
+    bias = grad.flatten(0, 2).sum(0)
+    slopes: list[Tensor] = []
+    row = column = 0
+    for weight in second[::2]:
+        outputs, units = weight.shape
+        slopes.append(slope[row : row + units, column : column + outputs].mT)
+        slopes.append(bias[column : column + outputs])
+        row, column = row + units, column + outputs
+    return slopes
 
 
 def gaussians_from(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:

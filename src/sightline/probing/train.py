@@ -104,7 +104,7 @@ class Probe(nn.Module):
         if self.features is not None:
             return self.readout.per_pixel(self.features)
         return {
-            name: value.flatten(0, 2)[self.pixels]
+            name: value.flatten(0, 2).index_select(0, self.pixels)
             for name, value in self.readout(self.tokens).items()
         }
 

@@ -1,0 +1,167 @@
+"""What a grid is made of, and where its YAML files are found."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import InputError, UnknownNameError
+
+MODE_NAMES = ("G", "T", "A", "Gft", "Tft", "Aft")
+PROBES_3D = ("depth", "normals", "correspondence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeConfig:
+    """A grid of probes.
+
+    Attributes:
+        protocol: A key of `protocols.PROTOCOLS`, or ``fast``.
+        changes: Fields of the protocol to change; its name then ends in ``+changes``.
+        scenes: Each a path, or a mapping with ``path`` or ``synthetic``, and perhaps ``id``,
+            ``kind``, ``train``, ``test``, ``noise`` and ``geometry``.
+        datasets: Each a mapping with ``name`` (see `datasets.DATASETS`), ``root``, and perhaps
+            ``scenes``.
+        features: See `features.parse_features`.
+        modes: Some of `MODE_NAMES`.
+        seeds: Of heads and order, and of whatever is drawn.
+        geometry: ``auto``, ``depth``, ``given``, ``colmap`` or a geometry estimator.
+        geometry_options: Of estimators, by name: ``{vggt: {checkpoint: FILE}}``.
+        baseline: Also fit InstantSplat.
+        probes: Probe3D's probes over the same features: some of `PROBES_3D`.
+        videos: Camera paths to render of every probe's first seed.
+        score: False keeps no test views (inference only).
+        lpips: Files of LPIPS weights; empty looks into torch's cache, ``none`` leaves LPIPS out.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        retries: How often a failed task is tried again.
+    """
+
+    protocol: str = "sightline-1"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    scenes: Sequence[Any] = ()
+    datasets: Sequence[Mapping[str, Any]] = ()
+    features: Sequence[Any] = ()
+    modes: Sequence[str] = ("G",)
+    seeds: Sequence[int] = (0,)
+    geometry: str = "auto"
+    geometry_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    baseline: bool = False
+    probes: Sequence[str] = ()
+    videos: Sequence[str] = ()
+    score: bool = True
+    lpips: Sequence[str] = ()
+    device: str = "auto"
+    retries: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be planned.
+
+        Raises:
+            InputError: If something is missing, doubled or out of range.
+        """
+        for name, known in (("modes", MODE_NAMES), ("probes", PROBES_3D)):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise UnknownNameError(f"entry of {name}", str(value), known)
+        if not self.scenes and not self.datasets:
+            raise InputError("a grid needs scenes: name some under scenes or datasets")
+        if not self.features and not self.baseline:
+            raise InputError("a grid needs features: name some, such as iuvrgb")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds must be whole numbers, each once, got {list(self.seeds)}")
+        if any(not isinstance(seed, int) or seed < 0 for seed in self.seeds):
+            raise InputError(f"seeds must be whole numbers from 0, got {list(self.seeds)}")
+        if not 0 <= self.retries <= 10:
+            raise InputError(f"retries must be 0 to 10, got {self.retries}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def config_from(values: Mapping[str, Any], folder: Path | None = None) -> ProbeConfig:
+    """Build a grid from plain values.
+
+    Args:
+        values: Fields of `ProbeConfig`.
+        folder: That relative paths in them start from: the configuration file's.
+
+    Raises:
+        UnknownNameError: If a field is unknown.
+        InputError: If a value does not fit.
+    """
+    known = {item.name for item in dataclasses.fields(ProbeConfig)}
+    for name in values:
+        if name not in known:
+            raise UnknownNameError("option of a grid", name, known)
+    if folder is None:
+        return ProbeConfig(**dict(values))
+    moved = dict(values)
+    moved["scenes"] = [_scene_from(entry, folder) for entry in values.get("scenes") or ()]
+    moved["datasets"] = [
+        {**entry, "root": _from(entry.get("root"), folder)}
+        for entry in values.get("datasets") or ()
+    ]
+    moved["features"] = [
+        {**entry, "checkpoint": _from(entry["checkpoint"], folder)}
+        if isinstance(entry, Mapping) and entry.get("checkpoint")
+        else entry
+        for entry in values.get("features") or ()
+    ]
+    moved["lpips"] = [
+        path if path == "none" else _from(path, folder) for path in values.get("lpips") or ()
+    ]
+    moved["geometry_options"] = {
+        name: {
+            key: _from(value, folder) if key == "checkpoint" else value
+            for key, value in options.items()
+        }
+        for name, options in (values.get("geometry_options") or {}).items()
+    }
+    return ProbeConfig(**moved)
+
+
+def _scene_from(entry: Any, folder: Path) -> Any:  # noqa: ANN401
+    if isinstance(entry, str):
+        return _from(entry, folder)
+    if isinstance(entry, Mapping) and "path" in entry:
+        return {**entry, "path": _from(entry["path"], folder)}
+    return entry
+
+
+def _from(path: Any, folder: Path) -> str:  # noqa: ANN401
+    if not isinstance(path, str):
+        raise InputError(f"expected a path in the grid, got {path!r}")
+    return str(folder / Path(path).expanduser())
+
+
+def find_config(name: str) -> Path:
+    """Return a configuration file: a path, or the name of one that comes with sightline.
+
+    ``configs/probe/smoke.yaml``, ``probe/smoke.yaml`` and ``smoke`` all find the shipped one, in a
+    checkout and in an installed package alike.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    tail = Path(*[part for part in path.parts if part not in ("configs", "probe", ".", "/")])
+    for folder in config_folders():
+        for candidate in (folder / tail, folder / f"{tail}.yaml"):
+            if candidate.is_file():
+                return candidate
+    shipped = sorted({file.stem for folder in config_folders() for file in folder.glob("*.yaml")})
+    raise InputError(
+        f"there is no configuration {name}; expected a YAML file, or one of {', '.join(shipped)}"
+    )
+
+
+def config_folders() -> list[Path]:
+    """Return where shipped configurations are: in the installed package, and in a checkout."""
+    package = Path(str(resources.files("sightline")))
+    places = [package / "configs" / "probe", package.parents[1] / "configs" / "probe"]
+    return [place for place in places if place.is_dir()]
