@@ -58,7 +58,7 @@ def lift_to_gaussians(
     for view, features in enumerate(_checked(maps, cameras)):
         if total is None:
             total = features.new_zeros(count, len(features))
-        mask = torch.ones_like(features[0]) if masks is None else masks[view].to(features)
+        mask = features.new_ones(features.shape[1:]) if masks is None else masks[view].to(features)
         channels = torch.cat([mask[None], features * mask])
         camera = cameras.select([view])
         parts = [_transposed(gaussians, camera, part) for part in channels.split(_CHANNELS)]
