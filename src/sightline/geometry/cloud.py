@@ -15,10 +15,10 @@ _GROWTH = 1.25
 _EDGE = 0.05
 """Relative depth step that makes an edge."""
 _SKY_LIGHT = 0.35
-_SKY_FAR, _SKY_MEDIANS = 0.8, 2.0
-"""Sky lies beyond this quantile of all depths, and beyond so many times their median."""
-_SKY_UNSURE = 0.3
-"""Its confidence lies below this quantile."""
+_SKY_FAR = 2.0
+"""Sky lies beyond so many times the depth that a quarter of the pixels stay below."""
+_SKY_UNSURE = 0.15
+"""Its confidence exceeds the least possible by less than this share of what the surest tenth has."""
 
 
 def dense_cloud(
@@ -122,8 +122,11 @@ def sky_mask(
     known = (depth > 0) & depth.isfinite()
     if not bool(known.any()):
         return result
-    far = max(_quantile(depth[known], _SKY_FAR), _SKY_MEDIANS * _quantile(depth[known], 0.5))
-    unsure = math.inf if confidence is None else _quantile(confidence[known], _SKY_UNSURE)
+    far = _SKY_FAR * _quantile(depth[known], 0.25)
+    unsure = math.inf
+    if confidence is not None:
+        least = min(1.0, float(confidence[known].min()))
+        unsure = least + _SKY_UNSURE * (_quantile(confidence[known], 0.9) - least)
     for view in range(len(depth)):
         red, green, blue = images[view].float() / 255
         light = torch.stack([red, green, blue]).mean(0)
