@@ -16,7 +16,7 @@ LEVELS = [
     {"checkpoints", "hub", "run"},
     {"metrics"},
     {"models"},
-    {"backbones", "datasets"},
+    {"backbones", "datasets", "preparation"},
     {"reconstruction"},
     {"splatting"},
     {"segmentation"},

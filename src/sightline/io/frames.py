@@ -62,6 +62,8 @@ class FrameOptions:
     """Leave out frames less than half as sharp as their neighbourhood (at most half of all)."""
     min_sharpness: float = 0.0
     """Also leave out frames below this variance of the Laplacian."""
+    allow_still: bool = False
+    """Take videos whose camera stands still, which no reconstruction can use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ def plan_frames(
     notes = list(survey.info.notes)
     if survey.combed:
         notes.append(interlaced_note(path))
-    notes += _movement_notes(path, survey)
+    notes += _movement_notes(path, survey, allow_still=options.allow_still)
     chosen, note = _choose(path, survey.times, options)
     notes += [note] if note else []
     if options.select == "sharp":
@@ -314,7 +316,7 @@ def _combed_share(luma: UInt8[np.ndarray, "h w"]) -> float:
     return float(np.mean((near > 8) & (near > 2 * far)))
 
 
-def _movement_notes(path: Path, survey: _Survey) -> list[str]:
+def _movement_notes(path: Path, survey: _Survey, *, allow_still: bool) -> list[str]:
     """Refuse a video of one picture; warn when only the background stands still."""
     thumbnails = survey.thumbnails
     if len(thumbnails) < 2:
@@ -326,6 +328,8 @@ def _movement_notes(path: Path, survey: _Survey) -> list[str]:
             "is interlaced, which cannot be decoded here: deinterlace it first (for instance with "
             f"ffmpeg -i {path.name} -vf yadif progressive.mp4)"
         )
+    if allow_still:
+        return []
     # Textured pixels change when the camera moves; plain sky or wall does not in any case.
     mean = thumbnails.mean(0)
     gradient = np.hypot(*np.gradient(mean))

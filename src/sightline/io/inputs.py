@@ -26,11 +26,11 @@ Kind = Literal["photos", "video", "colmap", "transforms", "manifest"]
 
 MANIFEST_FORMAT = "sightline-manifest"
 
-_PICTURE_SUFFIXES = frozenset(
+PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
     + (".heic", ".heif", ".avif")
 )
-_VIDEO_SUFFIXES = frozenset(
+VIDEO_SUFFIXES = frozenset(
     (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts")
     + (".wmv", ".3gp")
 )
@@ -84,7 +84,7 @@ def discover(
     sources: list[Source] = []
     seen: set[Path] = set()
     for item in inputs:
-        for path in _expand(str(item)):
+        for path in expand_input(str(item)):
             for source in _inspect(path, kind):
                 _append(sources, _without_repeats(source, seen))
     sources = [s for s in sources if s.kind != "photos" or s.files or s.unreadable]
@@ -162,7 +162,12 @@ def _safe(stem: str) -> str:
     return text[:120] or "picture"
 
 
-def _expand(item: str) -> list[Path]:
+def expand_input(item: str) -> list[Path]:
+    """Return the path that an input names, or the files that match it as a pattern.
+
+    Raises:
+        InputError: If there is none.
+    """
     path = Path(item).expanduser()
     if path.exists():
         return [path]
@@ -216,12 +221,12 @@ def _inspect(path: Path, kind: Kind | None) -> list[Source]:
     if kind in ("colmap", "transforms", "manifest"):
         return [Source(kind=kind, path=path)]
     if path.suffix.lower() == ".json":
-        return [Source(kind=_json_kind(path), path=path)]
+        return [Source(kind=json_kind(path), path=path)]
     if path.suffix.lower() in (".bin", ".txt") and find_colmap(path.parent) == path.parent:
         return [Source(kind="colmap", path=path.parent)]
-    content = _content(path)
+    content = content_kind(path)
     if content is None:
-        if path.suffix.lower() in _PICTURE_SUFFIXES | _VIDEO_SUFFIXES or not path.stat().st_size:
+        if path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES or not path.stat().st_size:
             return [Source(kind="photos", path=path.parent, unreadable=(path,))]
         raise FileFormatError(
             f"{path.name}: expected a picture ({PICTURES}), a video ({VIDEOS}), transforms.json or "
@@ -234,13 +239,15 @@ def _inspect(path: Path, kind: Kind | None) -> list[Source]:
     return [Source(kind="photos", path=path.parent, files=(path,))]
 
 
-def _content(path: Path) -> Literal["photos", "video"] | None:
+def content_kind(path: Path) -> Literal["photos", "video"] | None:
+    """Return what a file's first bytes are, None for neither."""
     if image_format(read_head(path)) is not None:
         return "photos"
     return "video" if is_video(path) else None
 
 
-def _json_kind(path: Path) -> Kind:
+def json_kind(path: Path) -> Kind:
+    """Return what a JSON file describes; raises FileFormatError for anything else."""
     data = read_json(path)
     if isinstance(data, dict) and data.get("format") == MANIFEST_FORMAT:
         return "manifest"
@@ -253,7 +260,7 @@ def _json_kind(path: Path) -> Kind:
 
 
 def _inspect_folder(folder: Path, kind: Kind | None) -> list[Source]:
-    found = kind or _folder_kind(folder)
+    found = kind or folder_kind(folder)
     if found == "manifest":
         names = [n for n in ("manifest.json", "inputs.json") if (folder / n).is_file()]
         if not names:
@@ -268,7 +275,8 @@ def _inspect_folder(folder: Path, kind: Kind | None) -> list[Source]:
     return _search(folder, found)
 
 
-def _folder_kind(folder: Path) -> Kind | None:
+def folder_kind(folder: Path) -> Kind | None:
+    """Return what the files of a folder describe, None for loose pictures and videos."""
     for name in ("manifest.json", "inputs.json"):
         if (folder / name).is_file():
             data = read_json(folder / name)
@@ -286,14 +294,14 @@ def _search(folder: Path, kind: Kind | None) -> list[Source]:
     unreadable: list[Path] = []
     others: list[Path] = []
     left_out: list[str] = []
-    for path in _walk(folder, left_out):
+    for path in walk_files(folder, left_out):
         suffix = path.suffix.lower()
-        content = None if suffix in _OTHER_PICTURES else _content(path)
+        content = None if suffix in _OTHER_PICTURES else content_kind(path)
         if content == "photos":
             photos.append(path)
         elif content == "video":
             videos.append(path)
-        elif suffix in _PICTURE_SUFFIXES | _VIDEO_SUFFIXES:
+        elif suffix in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
             unreadable.append(path)
         else:
             others.append(path)
@@ -340,7 +348,14 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _walk(folder: Path, left_out: list[str]) -> list[Path]:
+def walk_files(folder: Path, left_out: list[str], *, side_folders: bool = False) -> list[Path]:
+    """Return the visible files below a folder in natural order, without masks.
+
+    Args:
+        folder: Where to look.
+        left_out: Names of folders that are taken for results are added here.
+        side_folders: Also look into folders of depth maps and of exports.
+    """
     found: list[Path] = []
     for root, folders, files in os.walk(folder):
         kept = []
@@ -348,7 +363,8 @@ def _walk(folder: Path, left_out: list[str]) -> list[Path]:
             lower = name.lower()
             if name.startswith(".") or lower in _IGNORED_FOLDERS:
                 continue
-            if lower in _SIDE_FOLDERS or Path(root, name, "run.json").is_file():
+            side = lower in _SIDE_FOLDERS and not side_folders
+            if side or Path(root, name, "run.json").is_file():
                 # Also runs of ours that lie beside their photos.
                 left_out.append(str(Path(root, name)))
             elif lower not in MASK_FOLDERS:

@@ -49,7 +49,12 @@ class Record:
     transform: list[list[float]] | None = None
     """Processed pixel to source pixel, 2 x 3, corner convention."""
     range: dict[str, Any] | None = None
+    raw_file: str | None = None
+    """The source's own values at its own size, where ``file`` shows them stretched."""
     bands: list[int | str] | None = None
+    """Those shown as red, green and blue, then any others kept; from 0, or by name."""
+    bands_file: str | None = None
+    """An ``.npz`` with ``values`` [height width bands] in that order, of the size of ``file``."""
     video: dict[str, Any] | None = None
     """``frame``, ``time_s``, ``sharpness``."""
     camera: dict[str, Any] | None = None
@@ -153,7 +158,7 @@ _MATRICES = {"transform": (2, 3), "pose": (4, 4)}
 
 
 def _checked(path: Path, index: int, name: str, value: Any) -> Any:  # noqa: ANN401
-    if name in ("file", "mask"):
+    if name in ("file", "mask", "raw_file", "bands_file"):
         if not isinstance(value, str):
             raise _wrong(path, index, name, "a path", value)
         return inside(path, value)

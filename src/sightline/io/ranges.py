@@ -1,13 +1,13 @@
-"""Bring counts, floats and deep colour to 8 bits, and keep the numbers that undo it."""
+"""Bring counts, floats and deep colour to 8 or 16 bits, and keep the numbers that undo it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Shaped
 
-Rule = Literal["none", "percentile", "full", "exposure"]
+Rule = Literal["none", "percentile", "full", "exposure", "fixed"]
 
 _MAX_SAMPLES = 4_000_000  # per picture, for float percentiles; every k-th pixel beyond it
 
@@ -18,7 +18,7 @@ class ValueRange:
 
     Rules: ``none`` (8-bit already); ``percentile`` (linear between the percentiles ``low`` and
     ``high``); ``full`` (the whole range of 16-bit colour); ``exposure`` (linear light from zero
-    to the percentile ``high``, then the sRGB curve).
+    to the percentile ``high``, then the sRGB curve); ``fixed`` (linear between given values).
     """
 
     rule: Rule
@@ -78,30 +78,40 @@ def measure_range(
 
 
 def apply_range(
-    picture: Shaped[np.ndarray, "height width channels"], value_range: ValueRange
-) -> UInt8[np.ndarray, "height width channels"]:
-    """Map stored values to 8 bits; values that are not finite become 0."""
-    if picture.dtype == np.uint8:
+    picture: Shaped[np.ndarray, "height width channels"],
+    value_range: ValueRange,
+    levels: int = 255,
+) -> Shaped[np.ndarray, "height width channels"]:
+    """Map stored values to whole numbers from 0 to ``levels``; what is not finite becomes 0.
+
+    Args:
+        picture: uint8, uint16 or float32.
+        value_range: With the rule ``none``, 8-bit values stay as they are.
+        levels: 255 gives uint8, 65535 gives uint16.
+    """
+    if picture.dtype == np.uint8 and value_range.rule == "none" and levels == 255:
         return picture
-    if picture.dtype == np.uint16 and picture.size > 2**16:
-        # A table of all 65,536 values: several times faster, and no float copy of the picture.
-        values = np.arange(2**16, dtype=np.float32)[:, None]
-        table = _to_eight_bit(np.broadcast_to(values, (2**16, picture.shape[-1])), value_range)
+    if picture.dtype in (np.uint8, np.uint16) and picture.size > 2**16:
+        # A table of all values: several times faster, and no float copy of the picture.
+        count = np.iinfo(picture.dtype).max + 1
+        values = np.arange(count, dtype=np.float32)[:, None]
+        values = np.broadcast_to(values, (count, picture.shape[-1]))
+        table = _to_levels(values, value_range, levels)
         channels = [table[picture[..., c], c] for c in range(picture.shape[-1])]
         return np.stack(channels, axis=-1)
-    return _to_eight_bit(picture.astype(np.float32), value_range)
+    return _to_levels(picture.astype(np.float32), value_range, levels)
 
 
-def _to_eight_bit(
-    picture: Shaped[np.ndarray, "*shape channels"], value_range: ValueRange
-) -> UInt8[np.ndarray, "*shape channels"]:
+def _to_levels(
+    picture: Shaped[np.ndarray, "*shape channels"], value_range: ValueRange, levels: int
+) -> Shaped[np.ndarray, "*shape channels"]:
     low = np.asarray(value_range.minimum, np.float32)
     high = np.asarray(value_range.maximum, np.float32)
     scaled = (picture - low) / np.maximum(high - low, 1e-12)
     scaled = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
     if value_range.rule == "exposure":
         scaled = _srgb(scaled)
-    return np.rint(scaled * 255.0).astype(np.uint8)
+    return np.rint(scaled * levels).astype(np.uint8 if levels == 255 else np.uint16)
 
 
 def _samples(

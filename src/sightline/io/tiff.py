@@ -5,7 +5,9 @@ takes 3 and 4 deep channels, and tifffile (extra ``geo``) takes more bands, sepa
 rarer compressions.
 """
 
+import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import TiffImagePlugin
 
-from sightline.errors import FileFormatError, MissingExtraError
+from sightline.errors import FileFormatError, InputError, MissingExtraError
 from sightline.io.decoding import (
     DAMAGE,
     Raster,
@@ -25,6 +27,7 @@ from sightline.io.decoding import (
     open_plugin,
     raster_from_pillow,
 )
+from sightline.io.reading import read_whole
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _PLANAR = 256, 257, 258, 259, 277, 284
 _ORIENTATION, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 274, 338, 339
@@ -91,12 +94,63 @@ def decode_tiff(path: Path, file: BufferedIOBase, max_pixels: int) -> Raster:
     )
 
 
+def read_bands(path: Path, bands: Sequence[int], max_pixels: int) -> Raster:
+    """Read chosen bands of a TIFF's first page, in the order asked for.
+
+    Args:
+        path: The file; more than four bands need the extra ``geo``.
+        bands: From 0.
+        max_pixels: Refuse larger pictures.
+
+    Returns:
+        The bands, not valid where all of them have the stated nodata value.
+
+    Raises:
+        InputError: If the file has no such band.
+        FileFormatError: If it is damaged.
+        MissingExtraError: If it needs an extra.
+    """
+    with io.BytesIO(read_whole(path)) as file:
+        layout = _read_layout(path, file)
+        missing = [band for band in bands if not 0 <= band < layout.bands]
+        if missing:
+            raise InputError(
+                f"{path.name}: expected bands 0 to {layout.bands - 1}, got {missing[0]}; choose "
+                "others with --bands"
+            )
+        check_pixels(path, layout.width, layout.height, max_pixels)
+        layout = replace(layout, rgb=tuple(bands), alpha=False)
+        eight = layout.bits == 8 and layout.bands <= 3
+        deep = layout.bits in (8, 16) or (layout.bits == 32 and layout.floating)
+        try:
+            if layout.bands == 1 or eight:
+                raster = raster_from_pillow(open_plugin("tiff", file), "tiff")
+                raster = _raster(raster.samples, layout)
+            elif layout.bands in (3, 4) and deep and not layout.separate:
+                raster = _with_opencv(file, layout)
+            else:
+                raster = _with_tifffile(path, layout)
+        except DAMAGE as error:
+            if isinstance(error, (FileFormatError, MissingExtraError)):
+                raise
+            if layout.compression in _EVERYWHERE:
+                raise damaged(path, "tiff", error) from error
+            raster = _with_tifffile(path, layout)
+    return replace(
+        raster,
+        satellite=True,
+        bands=tuple(bands),
+        valid=_has_data(raster.samples, layout.nodata),
+    )
+
+
 def tiff_bits(path: Path, file: BufferedIOBase) -> int:
     """Return the bits of the deepest channel of a TIFF's first page."""
     return _read_layout(path, file).bits
 
 
-def _read_layout(path: Path, file: BufferedIOBase) -> _Layout:
+def read_tags(file: BufferedIOBase) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """Return the tags of a TIFF's first page; damaged files raise any of `decoding.DAMAGE`."""
     file.seek(0)
     header = file.read(8)
     if header[2] == 43 or header[3] == 43:  # BigTIFF
@@ -104,6 +158,11 @@ def _read_layout(path: Path, file: BufferedIOBase) -> _Layout:
     tags = TiffImagePlugin.ImageFileDirectory_v2(header)
     file.seek(tags.next)
     tags.load(file)  # type: ignore[arg-type]
+    return tags
+
+
+def _read_layout(path: Path, file: BufferedIOBase) -> _Layout:
+    tags = read_tags(file)
     if _DNG_VERSION in tags:
         raise FileFormatError(
             f"{path.name}: expected a picture, got a camera raw file (DNG); develop it to JPEG or "
@@ -127,7 +186,7 @@ def _read_layout(path: Path, file: BufferedIOBase) -> _Layout:
         compression=int(tags.get(_COMPRESSION, 1)),
         orientation=orientation if orientation in range(1, 9) else 1,
         satellite=any(tag in tags for tag in _GEO) or bands > 4,
-        nodata=_nodata(tags.get(_GDAL_NODATA)),
+        nodata=parse_nodata(tags.get(_GDAL_NODATA)),
         rgb=_rgb_bands(tags.get(_GDAL_METADATA), bands),
     )
 
@@ -136,7 +195,8 @@ def _all(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
     return value if isinstance(value, tuple) and value else (value,)
 
 
-def _nodata(text: Any) -> float | None:  # noqa: ANN401
+def parse_nodata(text: Any) -> float | None:  # noqa: ANN401
+    """Return the number in GDAL's nodata tag, if there is one."""
     try:
         return float(str(text).strip("\0 "))
     except ValueError:

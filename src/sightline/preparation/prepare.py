@@ -1,0 +1,476 @@
+"""``prepare()``: inputs of any modality to pictures of one form and a manifest, start to end."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline.errors import FileFormatError, InputError, OutputError
+from sightline.io.decoding import image_format, read_head
+from sightline.io.geotiff import read_geo
+from sightline.io.inputs import MANIFEST_FORMAT, unique_names
+from sightline.io.manifest import Record, read_manifest, write_manifest
+from sightline.io.ranges import EIGHT_BIT, ValueRange
+from sightline.preparation.execute import run_tasks
+from sightline.preparation.fit import tile_starts
+from sightline.preparation.journal import JOURNAL, Journal
+from sightline.preparation.load import load, needs_range
+from sightline.preparation.metadata import Metadata, match_metadata, read_metadata
+from sightline.preparation.options import PrepareOptions
+from sightline.preparation.process import (
+    BANDS,
+    DEPTH,
+    IMAGES,
+    MASKS,
+    RAW,
+    Item,
+    Job,
+    Made,
+    process,
+    sha256,
+)
+from sightline.preparation.ranges import Tally, choose_range, float_budget, stated_range, tally
+from sightline.preparation.scan import Source, scan
+from sightline.preparation.select import select, split
+from sightline.protocols import Progress
+
+MANIFEST = "manifest.json"
+
+_HASH, _SURVEY, _PREPARE = "read files", "measure ranges", "prepare"
+_LISTED = 10
+_DERIVED = re.compile(r"^(.*)(?:_\d{6}|_r\d{5}_c\d{5})$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What `prepare` left on disk."""
+
+    manifest: Path
+    records: tuple[Record, ...]
+    notes: tuple[str, ...]
+    """Sentences for the user, those in the manifest."""
+    skipped: tuple[str, ...]
+    """One sentence for each unreadable file, with ``keep_going``."""
+    made: int
+    """Sources prepared now."""
+    reused: int
+    """Sources that an earlier run had finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One source that would be prepared."""
+
+    source: str
+    kind: str
+    """picture, video, raster or depth."""
+    name: str
+    """Of its files below the output."""
+    records: int | None
+    """How many it gives; None for videos, whose number their frames decide."""
+
+
+def plan(
+    inputs: Sequence[str | Path], output: Path, options: PrepareOptions | None = None
+) -> tuple[tuple[Planned, ...], tuple[str, ...]]:
+    """Say what `prepare` would do, from headers alone; nothing is written.
+
+    Returns:
+        What would be prepared, and sentences for the user.
+
+    Raises:
+        InputError: As `prepare`, for what is known without decoding.
+    """
+    options = options or PrepareOptions()
+    found = scan(inputs, output, keep_going=options.keep_going)
+    _, said = _metadata(found.sources, options)
+    notes = [*found.notes, *(f"skipped {p}: not readable" for p in found.unreadable), *said]
+    stems = _stems(found.sources)
+    planned = []
+    for source, stem in zip(found.sources, stems, strict=True):
+        try:
+            kind, records = _expect(source, options)
+        except InputError as error:
+            if not options.keep_going:
+                raise
+            notes.append(f"skipped {error}")
+            continue
+        planned.append(Planned(source=source.source, kind=kind, name=stem, records=records))
+    return tuple(planned), tuple(notes)
+
+
+def prepare(
+    inputs: Sequence[str | Path],
+    output: Path,
+    options: PrepareOptions | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Prepare inputs, or go on with what an earlier run began.
+
+    A finished source (same bytes, same options) is never done again. Threads, a cluster and one
+    worker give the same files.
+
+    Args:
+        inputs: Pictures, rasters, videos, folders, glob patterns, COLMAP workspaces,
+            ``transforms.json``, prepared data.
+        output: The folder to write; empty, missing, or of an earlier run with the same inputs and
+            options.
+        options: What to make.
+        overwrite: Remove what an earlier run with other inputs or options made, and start again.
+        progress: Called with the number of files read, measured and prepared.
+
+    Raises:
+        InputError: If an input is missing or damaged (with ``keep_going``: if all are), or the
+            folder holds something else. What is finished is kept.
+        MissingExtraError: If a format needs an extra.
+        OutputError: If the folder cannot be written or the disk is full.
+        Cancelled: If ``progress`` raises it; what is finished is kept.
+    """
+    options = options or PrepareOptions()
+    found = scan(inputs, output, keep_going=options.keep_going)
+    metadata, said = _metadata(found.sources, options)
+    skipped = [f"{path}: not readable as a picture or video" for path in found.unreadable]
+    if overwrite:
+        _clear(output)
+    header = {"inputs": [str(i) for i in inputs], "options": options.content()}
+    with Journal(output, header) as journal:
+        sources, known = list(found.sources), list(metadata)
+        digests = _digests(sources, options, progress)
+        ranges = _ranges(sources, known, digests, options, journal, progress)
+        jobs = [
+            Job(
+                source=source if told.group is None else replace(source, group=told.group),
+                stem=stem,
+                digest=digest,
+                value_range=ranges.get(source.source),
+                metadata=told,
+                options=options,
+                output=output,
+            )
+            for source, told, stem, digest in zip(
+                sources, known, _stems(sources), digests, strict=True
+            )
+            if isinstance(digest, str)
+        ]
+        errors = {i: d for i, d in enumerate(digests) if isinstance(d, InputError)}
+        _refuse(errors, options)
+        skipped += [str(error) for error in errors.values()]
+        made, failed, reused = _make(jobs, journal, options, progress)
+        skipped += failed
+        if not any(one.items for one in made):
+            raise FileFormatError(
+                f"nothing could be prepared: {skipped[0] if skipped else 'no part has data'}"
+            )
+        items = [
+            _labelled(item, job.metadata)
+            for job, one in zip(jobs, made, strict=True)
+            for item in one.items
+        ]
+        kept, left_out = select(items, options)
+        kept, divided = split(kept, options)
+        again = _restore(kept, jobs, made, journal, options)
+        notes = [*found.notes, *said, *(note for one in made for note in one.notes)]
+        notes += [*left_out, *divided, *(f"skipped {sentence}" for sentence in skipped)]
+        _remove_unused(output, journal.files(), kept)
+    records = [item.record for item in kept]
+    path = output / MANIFEST
+    _write(path, records, {"inputs": header["inputs"], **header["options"]}, notes)
+    return Prepared(
+        manifest=path,
+        records=tuple(records),
+        notes=tuple(notes),
+        skipped=tuple(skipped),
+        made=len(jobs) - reused - len(failed) + again,
+        reused=reused - again,
+    )
+
+
+def _metadata(
+    sources: Sequence[Source], options: PrepareOptions
+) -> tuple[list[Metadata], list[str]]:
+    """Return what is known of each source, and sentences about what matches nothing."""
+    if options.metadata_json is None:
+        return [Metadata()] * len(sources), []
+    path = Path(options.metadata_json)
+    entries = read_metadata(path)
+    matched, unused, without = match_metadata(entries, [s.name for s in sources])
+    notes = []
+    if unused:
+        notes.append(f"{len(unused)} entries of {path.name} match no file: {_listed(unused)}")
+    if without:
+        notes.append(f"{len(without)} files have no entry in {path.name}: {_listed(without)}")
+    if notes and options.strict:
+        raise InputError(f"{'; '.join(notes)}; correct them, or leave out --strict")
+    return matched, notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def _stems(sources: Sequence[Source]) -> list[str]:
+    """Return one unique name a source; frames and tiles add to theirs without meeting another."""
+    stems = list(unique_names([s.path for s in sources], [""] * len(sources)))
+    taken = {stem.casefold() for stem in stems}
+    bases = {m[1].casefold() for stem in stems if (m := _DERIVED.match(stem))}
+    for i, source in enumerate(sources):
+        if stems[i].casefold() in bases and _is_divided(source):
+            name, number = f"{stems[i]}_parts", 2
+            while name.casefold() in taken | bases:
+                name, number = f"{stems[i]}_parts{number}", number + 1
+            taken.add(name.casefold())
+            stems[i] = name
+    return stems
+
+
+def _is_divided(source: Source) -> bool:
+    return source.kind == "video" or image_format(read_head(source.path)) == "tiff"
+
+
+def _expect(source: Source, options: PrepareOptions) -> tuple[str, int | None]:
+    if source.kind == "video":
+        return "video", None
+    if source.is_depth:
+        return "depth", 1
+    if image_format(read_head(source.path)) != "tiff":
+        return "picture", 1
+    geo = read_geo(source.path)
+    if not geo.is_raster:
+        return "picture", 1
+    if options.tile is None:
+        return "raster", 1
+    down, across = (
+        len(tile_starts(side, options.tile, options.overlap)) for side in (geo.height, geo.width)
+    )
+    return "raster", down * across
+
+
+def _digests(
+    sources: Sequence[Source], options: PrepareOptions, progress: Progress | None
+) -> list[str | InputError]:
+    """Return the SHA-256 of each source, or why it cannot be read."""
+    digests: list[str | InputError] = [""] * len(sources)
+    results = run_tasks(sha256, [s.path for s in sources], workers=options.workers)
+    for done, (at, result) in enumerate(results, 1):
+        digests[at] = result
+        if progress is not None:
+            progress(_HASH, float(done), float(len(sources)))
+    return digests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Survey:
+    """One deep picture that shares its range with others of its kind."""
+
+    source: Source
+    options: PrepareOptions
+    modality: str | None
+    budget: int
+
+
+def _survey(task: _Survey) -> tuple[tuple[Any, ...], Tally]:
+    """Return the kind of a picture, and its values."""
+    loaded = load(task.source, alpha=task.options.alpha, modality=task.modality)
+    height, width, channels = loaded.samples.shape
+    # Another size is another sensor, whose counts mean something else.
+    kind = (
+        task.source.group,
+        (min(height, width), max(height, width)),
+        channels,
+        loaded.samples.dtype.str,
+        loaded.modality,
+    )
+    return kind, tally(loaded.samples, loaded.valid, budget=task.budget)
+
+
+def _shares_range(source: Source) -> bool:
+    try:
+        return needs_range(source)
+    except InputError:
+        return False  # named when it is prepared
+
+
+def _ranges(
+    sources: Sequence[Source],
+    metadata: Sequence[Metadata],
+    digests: Sequence[Any],
+    options: PrepareOptions,
+    journal: Journal,
+    progress: Progress | None,
+) -> dict[str, ValueRange]:
+    """Return the range of each deep picture, one for all of a kind in a group."""
+    tasks: list[_Survey] = []
+    members = []
+    for source, told, digest in zip(sources, metadata, digests, strict=True):
+        if not isinstance(digest, str) or source.is_depth or not _shares_range(source):
+            continue
+        group = told.group or source.group
+        tasks.append(
+            _Survey(
+                source=replace(source, group=group),
+                options=options,
+                modality=told.modality,
+                budget=0,
+            )
+        )
+        members.append([source.source, digest, group, told.modality])
+    choice = options.range_choice()
+    if choice.kind in ("fixed", "celsius"):
+        shared = stated_range(choice, options.gain, options.offset)
+        return {task.source.source: shared for task in tasks}
+    key = hashlib.sha256(json.dumps(members).encode()).hexdigest()
+    if journal.ranges.get("key") == key:
+        found = journal.ranges["ranges"]
+        return {name: _range_from(value) for name, value in found.items()}
+    budget = float_budget(len(tasks))
+    tasks = [replace(task, budget=budget) for task in tasks]
+    totals: dict[tuple[Any, ...], Tally] = {}
+    kinds: dict[str, tuple[Any, ...]] = {}
+    floats: dict[int, tuple[tuple[Any, ...], Tally]] = {}
+    results = run_tasks(_survey, tasks, workers=options.workers, cluster=options.cluster)
+    for done, (at, result) in enumerate(results, 1):
+        if progress is not None:
+            progress(_SURVEY, float(done), float(len(tasks)))
+        if isinstance(result, InputError):
+            if not options.keep_going:
+                raise result
+            continue  # named when it is prepared
+        kind, values = result
+        kinds[tasks[at].source.source] = kind
+        if values.counts is None:
+            floats[at] = result  # joined in order, so that the sum does not depend on the workers
+        else:
+            totals[kind] = totals[kind] + values if kind in totals else values
+    for _, (kind, values) in sorted(floats.items()):
+        totals[kind] = totals[kind] + values if kind in totals else values
+    of_kind = {
+        kind: choose_range(
+            values, dtype=np.dtype(kind[3]), channels=kind[2], satellite=False, choice=choice
+        )
+        for kind, values in totals.items()
+    }
+    ranges = {name: of_kind[kind] for name, kind in kinds.items()}
+    if tasks:
+        journal.add_ranges(key, {name: _range_plain(r) for name, r in ranges.items()})
+    return ranges
+
+
+def _range_plain(value: ValueRange) -> list[Any]:
+    return [value.rule, value.low, value.high, list(value.minimum), list(value.maximum)]
+
+
+def _range_from(row: Sequence[Any]) -> ValueRange:
+    rule, low, high, minimum, maximum = row
+    if rule == "none":
+        return EIGHT_BIT
+    return ValueRange(rule=rule, low=low, high=high, minimum=tuple(minimum), maximum=tuple(maximum))
+
+
+def _make(
+    jobs: Sequence[Job], journal: Journal, options: PrepareOptions, progress: Progress | None
+) -> tuple[list[Made], list[str], int]:
+    """Prepare what is not finished; return all in order, what failed, and how many were there."""
+    keys = [job.key() for job in jobs]
+    made: dict[int, Made] = {i: journal.made[k] for i, k in enumerate(keys) if k in journal.made}
+    todo = [i for i in range(len(jobs)) if i not in made]
+    reused = len(made)
+    errors: dict[int, InputError] = {}
+    tasks = [jobs[i] for i in todo]
+    results = run_tasks(process, tasks, workers=options.workers, cluster=options.cluster)
+    for at, result in results:
+        if isinstance(result, InputError):
+            errors[todo[at]] = result
+            if not options.keep_going:
+                break
+        else:
+            made[todo[at]] = result
+            journal.add(keys[todo[at]], result)
+        if progress is not None:
+            progress(_PREPARE, float(len(made) + len(errors)), float(len(jobs)))
+    _refuse(errors, options)
+    failed = [str(errors[i]) for i in sorted(errors)]
+    return [made.get(i, Made(items=())) for i in range(len(jobs))], failed, reused
+
+
+def _refuse(errors: dict[int, InputError], options: PrepareOptions) -> None:
+    if errors and not options.keep_going:
+        raise errors[min(errors)]
+
+
+def _labelled(item: Item, told: Metadata) -> Item:
+    """Return an item with what the user knows of it."""
+    record = item.record
+    return replace(
+        item, record=replace(record, split=told.split or record.split, labels=dict(told.labels))
+    )
+
+
+def _restore(
+    kept: Sequence[Item],
+    jobs: Sequence[Job],
+    made: Sequence[Made],
+    journal: Journal,
+    options: PrepareOptions,
+) -> int:
+    """Make files again that are gone, removed by hand for instance; return of how many sources."""
+    wanted = {item.record.id for item in kept}
+    lost = [
+        i
+        for i, one in enumerate(made)
+        if any(
+            item.record.id in wanted
+            and not all((jobs[i].output / file).is_file() for file in item.files)
+            for item in one.items
+        )
+    ]
+    tasks = [jobs[i] for i in lost]
+    for at, result in run_tasks(process, tasks, workers=options.workers, cluster=options.cluster):
+        if isinstance(result, InputError):
+            raise result
+        journal.add(tasks[at].key(), result)
+    return len(lost)
+
+
+def _remove_unused(output: Path, known: set[str], kept: Sequence[Item]) -> None:
+    """Remove files of ours that no record names: duplicates, and sources that changed."""
+    used = {file for item in kept for file in item.files}
+    for file in sorted(known - used):
+        (output / file).unlink(missing_ok=True)
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier result of ours; anything else in the folder is left and refused."""
+    if not (output / JOURNAL).is_file():
+        return
+    try:
+        for part in (IMAGES, MASKS, DEPTH, RAW, BANDS):
+            shutil.rmtree(output / part, ignore_errors=True)
+        (output / MANIFEST).unlink(missing_ok=True)
+        (output / JOURNAL).unlink()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot empty {output}: {reason}; choose another -o") from error
+
+
+def _write(
+    path: Path, records: Sequence[Record], options: dict[str, Any], notes: Sequence[str]
+) -> None:
+    """Write the manifest, unless the same is there already: nothing done means nothing changed."""
+    if path.is_file():
+        try:
+            before = json.loads(path.read_bytes())
+            same = before.get("format") == MANIFEST_FORMAT and before.get("options") == options
+            same = same and before.get("notes") == list(notes)
+            if same and read_manifest(path)[0] == tuple(records):
+                return
+        except (ValueError, AttributeError, FileFormatError):
+            pass  # damaged: replaced
+    write_manifest(path, records, options=options, notes=notes)
