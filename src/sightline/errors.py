@@ -7,6 +7,9 @@ import difflib
 from collections.abc import Iterable
 
 
+_MOST_NAMES = 12  # that one sentence can hold
+
+
 class SightlineError(Exception):
     """Base of every error whose text is meant for the user.
 
@@ -43,7 +46,8 @@ class UnknownNameError(InputError, KeyError):
         """Build the sentence ``no KIND "NAME"; closest: ...``."""
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-        hint = f"closest: {', '.join(near)}" if near else "none is available"
+        shown = near if len(near) <= _MOST_NAMES else [*near[:_MOST_NAMES], f"{len(near)} in all"]
+        hint = f"closest: {', '.join(shown)}" if near else "none is available"
         super().__init__(f'no {kind} "{name}"; {hint}' + (f". See: {see}" if see else ""))
 
     def __str__(self) -> str:
