@@ -34,6 +34,20 @@ def test_pooling_masks_equals_resizing_features(grid, side):
     torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("grid", "side"), [((5, 7), (32, 20)), ((37, 37), (16, 16))])
+def test_both_ways_of_pooling_logits_agree(grid, side):
+    logits = torch.randn(5, *side)
+    logits[2] = -1
+    one, other = pooling.pool_logits(logits, grid), pooling.pool_logits(logits.double(), grid)
+    torch.testing.assert_close(one.weights.double(), other.weights, atol=1e-6, rtol=0)
+    assert torch.equal(one.areas, other.areas)
+    assert torch.equal(one.boxes, other.boxes)
+    features = torch.randn(6, *grid)
+    want = pooling.pool_features(features, logits > 0)[[0, 1, 3, 4]]
+    got = one.weights[[0, 1, 3, 4]] @ features.flatten(1).T
+    torch.testing.assert_close(got, want, atol=2e-6, rtol=1e-5)
+
+
 def test_chunks_do_not_change_the_pool(monkeypatch):
     features, masks = torch.randn(3, 8, 8), torch.rand(9, 16, 16) > 0.5
     whole = pooling.pool_features(features, masks)
@@ -63,6 +77,20 @@ def test_packed_masks_round_trip_and_count(width):
     groups = torch.tensor([0, 1, 0, 1, 0])
     same = groups[:, None] == groups[None]
     assert torch.equal(overlaps.intersections(packed, groups_a=groups), (want * same).tril(-1))
+
+
+@pytest.mark.parametrize("size", [(50, 41), (32, 32), (20, 130), (7, 5)])
+def test_packing_resized_logits_is_what_interpolate_gives(size):
+    logits = blobs(12) - 0.5
+    logits[5] = -1
+    rows = torch.tensor([3, 5, 0, 11])
+    packed = overlaps.pack_logits(logits, *size, rows)
+    want = pooling.resize_logits(logits[rows], *size)
+    assert torch.equal(packed.unpack(), want)
+    assert torch.equal(packed.boxes, pooling.mask_boxes(want))
+    same = overlaps.pack_logits(logits.double(), *size, rows)  # the other path
+    assert torch.equal(same.unpack(), want)
+    assert len(overlaps.pack_logits(logits[:0], *size)) == 0
 
 
 def test_suppression_is_class_wise_stable_and_strict():

@@ -117,3 +117,89 @@ def match_detections(ious, ignored, crowd, thresholds, matched, passed):
                 taken[m] = True
                 matched[t, d] = 1
                 passed[t, d] = ignored[m]
+
+
+@kernel
+def pack_resized(logits, rows, boxes, y_first, y_weights, x_first, x_weights, line, words, spans):
+    """Resize chosen logits and write where they are positive, one bit a pixel.
+
+    Only pixels that a positive cell can reach are computed. ``boxes [N, 4]`` are inclusive
+    ``x0 y0 x1 y1`` of the positive cells of every logit map; an output pixel is the sum over its
+    taps, ``first + t`` with ``weights[t]``. ``spans`` receives inclusive boxes of the result;
+    those of empty ones stay as they are.
+    """
+    height, width = len(y_first), len(x_first)
+    for n in range(len(rows)):
+        source = rows[n]
+        bx0, by0, bx1, by1 = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
+        x_low, x_high = 0, width
+        while x_low < width and x_first[x_low] + x_weights.shape[1] <= bx0:
+            x_low += 1
+        while x_high > x_low and x_first[x_high - 1] > bx1:
+            x_high -= 1
+        if x_low >= x_high:
+            continue
+        c_low = x_first[x_low]
+        c_high = min(x_first[x_high - 1] + x_weights.shape[1], logits.shape[2])
+        left, top, right, bottom = width, height, -1, -1
+        for y in range(height):
+            if y_first[y] + y_weights.shape[1] <= by0:
+                continue
+            if y_first[y] > by1:
+                break
+            for c in range(c_low, c_high):
+                value = np.float32(0)
+                for t in range(y_weights.shape[1]):
+                    r = y_first[y] + t
+                    if r < logits.shape[1]:
+                        value += y_weights[y, t] * logits[source, r, c]
+                line[c] = value
+            for x in range(x_low, x_high):
+                value = np.float32(0)
+                for t in range(x_weights.shape[1]):
+                    c = x_first[x] + t
+                    if c < c_high:
+                        value += x_weights[x, t] * line[c]
+                if value > 0:
+                    words[n, y, x >> 6] |= np.uint64(1) << np.uint64(x & 63)
+                    left, right = min(left, x), max(right, x)
+                    top, bottom = min(top, y), y
+        if right >= 0:
+            spans[n, 0], spans[n, 1], spans[n, 2], spans[n, 3] = left, top, right, bottom
+
+
+@kernel
+def scan_logits(logits, y_first, y_weights, x_first, x_weights, line, weights, areas, boxes):
+    """Pool where logits are positive to a coarser grid, in one pass over them.
+
+    ``weights [N, h, w]`` receives the sum over positive cells of the products of their taps on the
+    grid, ``areas`` their number, ``boxes`` the inclusive ``x0 y0 x1 y1`` around them.
+    """
+    height, width = logits.shape[1], logits.shape[2]
+    for n in range(len(logits)):
+        left, top, right, bottom, total = width, height, -1, -1, 0
+        for y in range(height):
+            count = 0
+            for x in range(width):
+                if logits[n, y, x] > 0:
+                    if count == 0:
+                        line[:] = 0
+                        left = min(left, x)
+                    count += 1
+                    right = max(right, x)
+                    for t in range(x_weights.shape[1]):
+                        c = x_first[x] + t
+                        if c < len(line):
+                            line[c] += x_weights[x, t]
+            if count == 0:
+                continue
+            total += count
+            top, bottom = min(top, y), y
+            for t in range(y_weights.shape[1]):
+                r = y_first[y] + t
+                if r < weights.shape[1]:
+                    for c in range(len(line)):
+                        weights[n, r, c] += y_weights[y, t] * line[c]
+        areas[n] = total
+        if total:
+            boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3] = left, top, right, bottom

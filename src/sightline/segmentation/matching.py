@@ -22,7 +22,12 @@ from sightline.segmentation.overlaps import (
     pack_logits,
     suppress_boxes,
 )
-from sightline.segmentation.pooling import mask_boxes, pool_features, resize_logits
+from sightline.segmentation.pooling import (
+    mask_boxes,
+    pool_features,
+    pool_logits,
+    resize_logits,
+)
 from sightline.segmentation.similarity import cosine
 from sightline.types import InstanceMasks
 
@@ -123,27 +128,32 @@ def select_candidates(
 
 
 def finish(
-    logits: Float[Tensor, "m h w"],
+    logits: Float[Tensor, "p h w"],
+    rows: Int64[Tensor, " m"],
+    boxes: Float[Tensor, "m 4"],
     objects: Float[Tensor, "m c"],
     labels: Int64[Tensor, " m"],
     scores: Float[Tensor, " m"],
     size: tuple[int, int],
     options: MatchOptions,
-) -> tuple[InstanceMasks, Int64[Tensor, " n"]]:
+) -> InstanceMasks:
     """Merge softly at the original size and keep the best.
 
     Args:
-        logits: Of candidates, by falling predicted IoU; one that vanishes at full size is dropped.
-        objects: Their unit features.
+        logits: Of all proposals.
+        rows: Which are candidates, by falling predicted IoU; one that vanishes at full size is
+            dropped.
+        boxes: Around their positive logits.
+        objects: Unit features of the candidates.
         labels: Their classes.
         scores: Their similarities.
         size: Original height and width.
         options: Numbers of the model.
 
     Returns:
-        The instances, best first, and which candidate each came from.
+        The instances, best first.
     """
-    packed = pack_logits(logits, *size)
+    packed = pack_logits(logits, *size, rows, boxes)
     scores, labels = scores.cpu(), labels.cpu()
     ratio = merge_factors(
         packed,
@@ -155,11 +165,10 @@ def finish(
     scores = scores * (1 - ratio).clamp(min=0) ** options.merge_exponent
     order = scores.argsort(descending=True, stable=True)
     order = order[packed.areas()[order] > 0][: options.num_out_instance]
-    best = packed.select(order)
-    found = InstanceMasks(
-        masks=best.unpack(), boxes=best.boxes, labels=labels[order], scores=scores[order]
+    masks = resize_logits(logits[rows[order.to(rows.device)]], *size).cpu()
+    return InstanceMasks(
+        masks=masks, boxes=mask_boxes(masks), labels=labels[order], scores=scores[order]
     )
-    return found, order
 
 
 def match_proposals(
@@ -187,13 +196,14 @@ def match_proposals(
         At most ``num_out_instance`` instances by falling score; none when nothing is found.
     """
     options = options or MatchOptions()
-    inside = logits > 0
-    alive = inside.flatten(1).any(1).nonzero()[:, 0]
-    logits, inside, quality = logits[alive], inside[alive], quality[alive]
-    objects = object_features(features, inside)
+    pooled = pool_logits(logits, (features.shape[1], features.shape[2]))
+    alive = (pooled.areas > 0).nonzero()[:, 0]
+    objects = normalize(pooled.weights[alive] @ features.flatten(1).T, dim=-1)
     alike = cosine(objects, prototypes) if similarity is None else similarity(objects)
-    rows, labels, scores = select_candidates(alike, mask_boxes(inside), quality, options)
-    return finish(logits[rows], objects[rows], labels, scores, size, options)[0]
+    boxes = pooled.boxes[alive]
+    rows, labels, scores = select_candidates(alike, boxes, quality[alive], options)
+    kept = alive[rows]
+    return finish(logits, kept, boxes[rows], objects[rows], labels, scores, size, options)
 
 
 def amg_similarity(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sightline.segmentation import kernels
-from sightline.segmentation.pooling import mask_boxes, resize_logits
+from sightline.segmentation.pooling import mask_boxes, pool_logits, resize_logits, resize_taps
 
 _CHUNK_PIXELS = 16 << 20
 
@@ -67,21 +67,71 @@ def pack_masks(masks: Bool[Tensor, "n h w"]) -> PackedMasks:
 
 
 def pack_logits(
-    logits: Float[Tensor, "n h w"], height: int, width: int, *, align_corners: bool = False
+    logits: Float[Tensor, "n h w"],
+    height: int,
+    width: int,
+    rows: Int64[Tensor, " m"] | None = None,
+    boxes: Float[Tensor, "m 4"] | None = None,
+    *,
+    align_corners: bool = False,
 ) -> PackedMasks:
-    """Resize logits to ``height x width`` and pack where they are positive, chunk by chunk."""
-    if len(logits) == 0:
+    """Resize logits (bilinear, antialiased) and pack where they are positive.
+
+    On the CPU only what a positive cell can reach is computed, bit by bit; nothing of full size
+    exists as numbers.
+
+    Args:
+        logits: On any grid over the picture.
+        height: Of the result.
+        width: Of the result.
+        rows: Which of the logits, in order; all by default.
+        boxes: Around the positive cells of each row, where they are known.
+        align_corners: As in torch's ``interpolate``.
+    """
+    if rows is None:
+        rows = torch.arange(len(logits))
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and not align_corners:
+        if boxes is None:
+            boxes = pool_logits(logits, (1, 1)).boxes[rows]
+        return _pack_resized(logits, height, width, rows, boxes)
+    if len(rows) == 0:
         return pack_masks(torch.zeros(0, height, width, dtype=torch.bool))
     step = max(1, _CHUNK_PIXELS // (height * width))
     parts = [
-        pack_masks(resize_logits(part, height, width, align_corners=align_corners))
-        for part in logits.split(step)
+        pack_masks(resize_logits(logits[part], height, width, align_corners=align_corners))
+        for part in rows.to(logits.device).split(step)
     ]
     return PackedMasks(
         words=np.concatenate([p.words for p in parts]),
         boxes=torch.cat([p.boxes for p in parts]),
         width=width,
     )
+
+
+def _pack_resized(
+    logits: Float[Tensor, "n h w"],
+    height: int,
+    width: int,
+    rows: Int64[Tensor, " m"],
+    boxes: Float[Tensor, "m 4"],
+) -> PackedMasks:
+    words = np.zeros((len(rows), height, -(-width // 64)), np.uint64)
+    spans = np.zeros((len(rows), 4), np.int64)
+    y_first, y_weights = resize_taps(logits.shape[1], height)
+    x_first, x_weights = resize_taps(logits.shape[2], width)
+    kernels.pack_resized(
+        logits.contiguous().numpy(),
+        rows.numpy(),
+        boxes.long().numpy(),
+        y_first.numpy(),
+        y_weights.numpy(),
+        x_first.numpy(),
+        x_weights.numpy(),
+        np.empty(logits.shape[2], np.float32),
+        words,
+        spans,
+    )
+    return PackedMasks(words=words, boxes=torch.from_numpy(spans).float(), width=width)
 
 
 def intersections(

@@ -6,11 +6,15 @@ to the much smaller feature grid: ``mean = (A^T M B) . F / |M|``.
 """
 
 import functools
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
+
+from sightline.segmentation import kernels
 
 CHUNK_BYTES = 64 << 20
 """Working memory of one chunk of masks."""
@@ -35,6 +39,16 @@ def resize_matrix(source: int, target: int) -> Float[Tensor, "{target} {source}"
     return _resize_matrix(source, target).clone()
 
 
+def resize_taps(source: int, target: int) -> tuple[Tensor, Tensor]:
+    """Return `resize_matrix` as its non-zero entries: first column and weights of each row."""
+    matrix = _resize_matrix(source, target)
+    first = (matrix > 0).to(torch.uint8).argmax(1)
+    width = int((matrix > 0).sum(1).max())
+    index = first[:, None] + torch.arange(width)
+    weights = matrix.gather(1, index.clamp(max=source - 1)) * (index < source)
+    return first, weights
+
+
 def pool_features(
     features: Float[Tensor, "c h w"], masks: Bool[Tensor, "n H W"]
 ) -> Float[Tensor, "n c"]:
@@ -56,6 +70,51 @@ def pool_features(
         area = chunk.flatten(1).sum(1, dtype=features.dtype)
         parts.append(weights.flatten(1) @ flat / area[:, None])
     return torch.cat(parts) if parts else features.new_zeros(0, features.shape[0])
+
+
+class Pooled(NamedTuple):
+    """Where logits are positive, on a coarser grid.
+
+    Attributes:
+        weights: ``[P, h * w]``, summing to one a mask; ``weights @ cells`` is the mean feature.
+            Zero for an empty mask.
+        areas: ``[P]`` positive cells.
+        boxes: ``[P, 4]`` around them, see `mask_boxes`.
+    """
+
+    weights: Tensor
+    areas: Tensor
+    boxes: Tensor
+
+
+def pool_logits(logits: Float[Tensor, "p H W"], grid: tuple[int, int]) -> Pooled:
+    """Return what `pool_features` and `mask_boxes` need to know of masks ``logits > 0``.
+
+    On the CPU this is one pass over the logits that makes no masks.
+    """
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        masks = logits > 0
+        cells = torch.eye(grid[0] * grid[1], device=logits.device, dtype=logits.dtype)
+        weights = pool_features(cells.unflatten(1, grid), masks).nan_to_num(0.0)
+        return Pooled(weights, masks.flatten(1).sum(1), mask_boxes(masks))
+    count, height, width = logits.shape
+    y_first, y_weights = resize_taps(grid[0], height)
+    x_first, x_weights = resize_taps(grid[1], width)
+    weights = np.zeros((count, *grid), np.float32)
+    areas, boxes = np.zeros(count, np.int64), np.zeros((count, 4), np.float32)
+    kernels.scan_logits(
+        logits.contiguous().numpy(),
+        y_first.numpy(),
+        y_weights.numpy(),
+        x_first.numpy(),
+        x_weights.numpy(),
+        np.empty(grid[1], np.float32),
+        weights,
+        areas,
+        boxes,
+    )
+    flat, sizes = torch.from_numpy(weights).flatten(1), torch.from_numpy(areas)
+    return Pooled(flat / sizes.clamp(min=1)[:, None], sizes, torch.from_numpy(boxes))
 
 
 def resize_logits(
