@@ -6,7 +6,6 @@ Libraries raise; only the command line and the app catch, print one line and cho
 import difflib
 from collections.abc import Iterable
 
-
 _MOST_NAMES = 12  # that one sentence can hold
 
 
