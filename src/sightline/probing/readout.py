@@ -130,7 +130,9 @@ class _GridReadout(torch.autograd.Function):
         for view, start, stop in _blocks(len(before), len(down), len(across) * before.shape[-1]):
             hidden = _interpolated(before[view], down[start:stop], across, spare).relu_()
             flow = _backward_rows(hidden, weight, grad[view, start:stop], slope, spare)
-            flow = torch.matmul(across.mT, flow, out=spare.get("flow", (len(flow), *before.shape[2:])))
+            flow = torch.matmul(
+                across.mT, flow, out=spare.get("flow", (len(flow), *before.shape[2:]))
+            )
             grad_before[view].flatten(1).addmm_(down[start:stop].mT, flow.flatten(1))
         return grad_before, None, None, *_slopes(slope, grad, second)
 

@@ -151,7 +151,9 @@ def rank_stability(table: Table, *, higher: bool, seed: int = 0) -> Float[np.nda
     order = np.argsort(-drawn, axis=1, kind="stable")
     ranks = np.argsort(order, axis=1, kind="stable")
     number = table.shape[0]
-    return np.stack([np.bincount(ranks[:, i], minlength=number) for i in range(number)]) / len(drawn)
+    return np.stack([np.bincount(ranks[:, i], minlength=number) for i in range(number)]) / len(
+        drawn
+    )
 
 
 def seed_agreement(table: Table) -> float:
