@@ -1,6 +1,5 @@
 """Cameras and depth from VGGT and its relatives, for any number of pictures."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -10,26 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sightline.errors import InputError, OutOfMemoryError, ReconstructionError
-from sightline.geometry.align import Similarity
 from sightline.io.undistort import pinhole_intrinsics
 from sightline.protocols import Progress
 from sightline.reconstruction.learned import chunks
 from sightline.reconstruction.learned.gauge import finish
 from sightline.reconstruction.learned.layout import Fit, Frames, plan_frames
-from sightline.reconstruction.learned.maps import depth_on_view
 from sightline.reconstruction.learned.memory import MemoryNeed, free_memory, memory_need
-from sightline.reconstruction.learned.passes import (
-    Head,
-    Pass,
-    confirmed_share,
-    lift,
-    run_pass,
-    sample_pixels,
-)
-from sightline.reconstruction.learned.tracks import track_points
+from sightline.reconstruction.learned.passes import Head
+from sightline.reconstruction.learned.scene import Found, PassOptions, ScenePasses
 from sightline.reconstruction.learned.weights import find_weights, network_of
 from sightline.reconstruction.pictures import source_sizes
-from sightline.types import Reconstruction, SparsePoints, Views
+from sightline.types import Reconstruction, Views
 
 _SHARE = 0.9
 """Part of the free memory that a pass may take."""
@@ -37,10 +27,6 @@ _MOST_FRAMES_CPU, _MOST_FRAMES_GPU = 16, 120
 """Time grows with the square of the frames in one pass; beyond these, chunks are quicker."""
 _HELD_BYTES = 21.0
 """Bytes a pixel of all views that the result takes: depth, confidence, points, validity."""
-_CONFIRMED = 0.2
-"""Share of points that both ends of a loop must see alike."""
-_SAMPLES = 24
-"""Side of the grid of pixels by which passes are joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +39,7 @@ class VggtEstimator:
 
     The world is the first registered view's camera (OpenCV axes), and the unit of length is the
     median depth of what is valid. Which picture the network takes as its first, which it treats
-    specially, is chosen by content and has no influence on that. Where views come with cameras,
+    specially, is chosen by content, not by order. Where views come with cameras,
     the world is theirs instead, with the scale of their positions.
     """
 
@@ -122,7 +108,17 @@ class VggtEstimator:
         model, need = self._network(frames, count)
         size, overlap = self._chunk_size(need, frames, count)
         plan = chunks.plan_chunks(count, size, overlap)
-        worker = _Worker(self, model, frames)
+        options = PassOptions(
+            name=self.name,
+            device=self.device,
+            head=self.head,
+            loops=self.loops,
+            tracks=self.tracks,
+            raw=self.raw,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        worker = ScenePasses(options, model, frames)
         result = self._result(views, frames, worker.run(plan), worker)
         if self.tracks < 1:
             return result
@@ -229,7 +225,7 @@ class VggtEstimator:
         return size, overlap
 
     def _result(
-        self, views: Views, frames: Frames, found: "Found", worker: "_Worker"
+        self, views: Views, frames: Frames, found: Found, worker: ScenePasses
     ) -> Reconstruction:
         if not bool(found.registered.any()):
             raise ReconstructionError(
@@ -283,194 +279,6 @@ class VggtOmegaEstimator(VggtEstimator):
     def _side_and_patch(self) -> tuple[int, int]:
         patch = self.patch or _patch_of(self.model, 16)
         return self.side or round(512 / patch) * patch, patch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Found:
-    """Cameras of all views in one world."""
-
-    w2c: Float[Tensor, "V 4 4"]
-    K: Float[Tensor, "V 3 3"]
-    """Pixels of the frames."""
-    has_focal: Tensor
-    registered: Tensor
-    reasons: tuple[str, ...]
-
-
-class _Worker:
-    """The passes of one scene, and the growing maps of its views."""
-
-    def __init__(self, options: VggtEstimator, model: nn.Module, frames: Frames) -> None:
-        views = frames.views
-        self.options, self.model, self.frames, self.views = options, model, frames, views
-        self.device = torch.device(options.device)
-        self.thumbs = chunks.thumbnails(views)
-        self.grid_from_view = frames.grid_from_view
-        shape = (len(views), *views.images.shape[-2:])
-        self.depth = torch.zeros(shape)
-        self.confidence = torch.zeros(shape)
-        self.valid = torch.zeros(shape, dtype=torch.bool)
-        self.raw: list[object] = []
-
-    def run(self, plan: list[list[int]]) -> Found:
-        count = len(self.views)
-        owner = chunks.owners(plan, count)
-        w2c = torch.full((count, 4, 4), torch.nan, dtype=torch.float64)
-        K = torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
-        has_focal = torch.zeros(count, dtype=torch.bool)
-        reasons = [""] * count
-        samples = []
-        for number, chunk in enumerate(plan):
-            self._tell("geometry", number, len(plan))
-            found = self._pass(chunk)
-            samples.append(self._samples(found, chunk))
-            for row, view in enumerate(chunk):
-                if owner[view] != number:
-                    continue
-                if not bool(found.usable[row]):
-                    reasons[view] = "the network's output for it is not finite or has no depth"
-                    continue
-                w2c[view], K[view] = found.w2c[row], found.K[row]
-                has_focal[view] = found.has_focal[row]
-                self._keep(view, found, row)
-            if self.options.raw:
-                self.raw.append(found.raw)
-        self._tell("geometry", len(plan), len(plan))
-        links = self._links(plan, owner, samples)
-        places = chunks.balance(len(plan), links)
-        for view in range(count):
-            place = places[owner[view]]
-            if reasons[view]:
-                continue
-            if place is None:
-                reasons[view] = "its part of the sequence could not be joined with the first part"
-                w2c[view] = torch.nan
-                self.valid[view] = False
-                continue
-            w2c[view] = _moved(w2c[view], place)
-            self.depth[view] *= float(place.scale)
-        return Found(
-            w2c=w2c,
-            K=K,
-            has_focal=has_focal,
-            registered=torch.tensor([not reason for reason in reasons]),
-            reasons=tuple(reasons),
-        )
-
-    def _pass(self, index: Sequence[int]) -> Pass:
-        index = list(index)
-        try:
-            return run_pass(
-                self.model,
-                self.frames.read(index),
-                reference=chunks.central_view(self.thumbs[index]),
-                head=self.options.head,
-                device=self.device,
-                keep_raw=self.options.raw,
-            )
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
-                raise
-            raise OutOfMemoryError(
-                f"{self.options.name} ran out of memory on {len(index)} pictures at once; use "
-                "--memory-limit with less than is free now, or --max-frames with fewer"
-            ) from error
-
-    def follow(self, index: Sequence[int], found: Reconstruction) -> SparsePoints | None:
-        """Return the points that a network with a tracker follows through some views."""
-        self._tell("tracks", 0, 1)
-        index = list(index)
-        reference = index[chunks.central_view(self.thumbs[index])]
-        count = self.options.tracks
-        return track_points(self.model, self.frames, index, reference, count, found, self.device)
-
-    def _keep(self, view: int, found: Pass, row: int) -> None:
-        height, width = self.views.sizes[view].tolist()
-        depth, confidence, valid = depth_on_view(
-            found.depth[row],
-            found.confidence[row],
-            self.grid_from_view[view],
-            self.frames.layout.content[view],
-            (height, width),
-        )
-        if self.views.masks is not None:
-            valid = valid & self.views.masks[view, :height, :width]
-        self.depth[view, :height, :width] = depth
-        self.confidence[view, :height, :width] = confidence
-        self.valid[view, :height, :width] = valid
-
-    def _samples(self, found: Pass, index: Sequence[int]) -> chunks.Samples:
-        points, weights = [], []
-        for row, view in enumerate(index):
-            pixels, where = sample_pixels(self.frames.layout.content[view], _SAMPLES)
-            depth = found.depth[row][where]
-            known = (depth > 0) & found.usable[row]
-            at = lift(depth, pixels, found.K[row], found.w2c[row])
-            points.append(torch.where(known[:, None], at, torch.nan))
-            weights.append(found.confidence[row][where].double().clamp_min(1e-6))
-        return chunks.Samples(points=torch.stack(points), weights=torch.stack(weights))
-
-    def _links(
-        self, plan: list[list[int]], owner: list[int], samples: list[chunks.Samples]
-    ) -> list[chunks.Link]:
-        links = []
-        for b in range(1, len(plan)):
-            link = self._link(plan, samples, b - 1, b)
-            links += [] if link is None else [link]
-        if not self.options.loops or len(plan) < 3:
-            return links
-        pairs = chunks.loop_pairs(self.thumbs, plan, owner)
-        for number, (first, second) in enumerate(pairs):
-            self._tell("loops", number, len(pairs))
-            link = self._loop(plan, owner, samples, first, second)
-            links += [] if link is None else [link]
-        return links
-
-    def _link(
-        self, plan: list[list[int]], samples: list[chunks.Samples], a: int, b: int
-    ) -> chunks.Link | None:
-        rows = [(plan[a].index(view), row) for row, view in enumerate(plan[b]) if view in plan[a]]
-        found = chunks.join(samples[a], samples[b], rows, self.options.seed)
-        return None if found is None else chunks.Link(target=a, source=b, similarity=found)
-
-    def _loop(
-        self,
-        plan: list[list[int]],
-        owner: list[int],
-        samples: list[chunks.Samples],
-        first: int,
-        second: int,
-    ) -> chunks.Link | None:
-        """Run the surroundings of two views together, and join their chunks through that."""
-        a, b = owner[first], owner[second]
-        half = max(2, len(plan[a]) // 2)
-        near = [chunks.around(first, plan[a], half), chunks.around(second, plan[b], half)]
-        index = sorted({*near[0], *near[1]})
-        found = self._pass(index)
-        own = self._samples(found, index)
-        # A network also answers when two places have nothing in common; then nothing is confirmed.
-        parts = [[index.index(view) for view in part] for part in near]
-        if confirmed_share(found, own.points, parts[0], parts[1]) < _CONFIRMED:
-            return None
-        sides = []
-        for chunk, part in zip((a, b), near, strict=True):
-            rows = [(plan[chunk].index(view), index.index(view)) for view in part]
-            sides.append(chunks.join(samples[chunk], own, rows, self.options.seed))
-        if sides[0] is None or sides[1] is None:
-            return None
-        return chunks.Link(target=a, source=b, similarity=sides[0] @ sides[1].inverse())
-
-    def _tell(self, stage: str, done: int, total: int) -> None:
-        if self.options.progress is not None:
-            self.options.progress(stage, float(done), float(total))
-
-
-def _moved(w2c: Float[Tensor, "4 4"], place: Similarity) -> Float[Tensor, "4 4"]:
-    """Return a camera carried along by a similarity of the world."""
-    result = w2c.clone()
-    result[:3, :3] = w2c[:3, :3] @ place.rotation.mT
-    result[:3, 3] = place.scale * w2c[:3, 3] - result[:3, :3] @ place.translation
-    return result
 
 
 def _patch_of(model: nn.Module | None, otherwise: int) -> int:
