@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from sightline.models import build
 from sightline.models.dust3r import PairNetwork
-from sightline.reconstruction.pairwise.estimators import Mast3rEstimator
+from sightline.reconstruction.pairwise.estimators import (
+    Dust3rEstimator,
+    Mast3rEstimator,
+    Splatt3rEstimator,
+)
 from sightline.reconstruction.pairwise.graph import make_pairs
 from sightline.reconstruction.pairwise.images import Picture, fit_dust3r
 from sightline.reconstruction.pairwise.inference import PairCache, model_key, run_pairs
@@ -98,3 +102,21 @@ def test_the_key_of_a_network_sees_every_weight() -> None:
     with torch.no_grad():
         model.weight[3, 3] += 1e-6
     assert key != model_key(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("dust3r_dpt", Dust3rEstimator), ("mast3r", Mast3rEstimator), ("splatt3r", Splatt3rEstimator)],
+)
+def test_untrained_networks_give_finite_nonsense(family: str, kind: Any) -> None:
+    views = make_truth(3).views
+    torch.manual_seed(1)
+    model = build(family, TINY | {"landscape_only": False})
+    options: dict[str, Any] = {"size": 64, "iterations": 10, "most_points": 100}
+    if kind is Mast3rEstimator:
+        options |= {"coarse": (10, 0.07, 1.5), "fine": (10, 0.01, 0.5)}
+    found = kind(model=model, **options).estimate(views)
+    assert bool(found.registered.all())
+    for value in (found.cameras.w2c, found.cameras.K, found.depth, found.confidence):
+        assert value is not None
+        assert bool(value.isfinite().all())

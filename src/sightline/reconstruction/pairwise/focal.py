@@ -9,6 +9,9 @@ from torch import Tensor
 
 FocalMode = Literal["weiszfeld", "median"]
 
+WIDEST, LONGEST = 0.05, 100.0
+"""Bounds for `estimate_focal` that no lens reaches: nonsense stays a positive number."""
+
 
 def estimate_focal(
     points: Float[Tensor, "b h w 3"],

@@ -34,7 +34,6 @@ Both = dict[Pair, PairResult]
 """The directions of one pair that are in the graph."""
 
 
-@torch.no_grad()
 def run_pairs(
     model: nn.Module,
     pictures: Sequence[Picture],
@@ -84,6 +83,7 @@ def run_pairs(
 class _Network:
     """A pair network behind one call, whatever it offers."""
 
+    @torch.no_grad()
     def __init__(
         self,
         model: nn.Module,
@@ -126,6 +126,7 @@ class _Network:
         sizes = [self.pictures[i].size for i in numbers]
         return torch.tensor(sizes, dtype=torch.int32, device=self.device)
 
+    @torch.no_grad()
     def decode(self, pairs: Sequence[Pair]) -> Both:
         """Return the predictions of ordered pairs; those of equal shapes go together."""
         found: Both = {}

@@ -1,5 +1,6 @@
 """Where a global alignment starts: a spanning tree of the best pairs, or known poses."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from sightline.geometry.align import (
 )
 from sightline.geometry.pose import invert_se3, rigid_matrix
 from sightline.reconstruction.pairwise.align import Alignment
-from sightline.reconstruction.pairwise.focal import estimate_focal
+from sightline.reconstruction.pairwise.focal import LONGEST, WIDEST, estimate_focal
 from sightline.reconstruction.pairwise.graph import Pair
 from sightline.reconstruction.pairwise.pairs import Grid
 from sightline.reconstruction.pairwise.poses import align_poses, solve_pnp, transform_pose
@@ -133,8 +134,11 @@ def _focal(alignment: Alignment, pair: Pair, grid: Grid) -> float:
         grid = own
     points = maps.points[0]
     center = points.new_tensor(grid.center)
-    found = estimate_focal(points[None], center[None], pixels=grid.pixels()[None].to(points))
-    return float(found)
+    pixels = grid.pixels()[None].to(points)
+    found = float(
+        estimate_focal(points[None], center[None], pixels=pixels, low=WIDEST, high=LONGEST)
+    )
+    return found if math.isfinite(found) else own.long_side
 
 
 def _register(

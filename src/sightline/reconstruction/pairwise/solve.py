@@ -14,7 +14,7 @@ from sightline.reconstruction.pairwise.align import Alignment, Distance, Weighti
 from sightline.reconstruction.pairwise.anchors import make_problem
 from sightline.reconstruction.pairwise.clean import clean_confidence
 from sightline.reconstruction.pairwise.consistency import Relations, consistent_pairs
-from sightline.reconstruction.pairwise.focal import estimate_focal
+from sightline.reconstruction.pairwise.focal import LONGEST, WIDEST, estimate_focal
 from sightline.reconstruction.pairwise.frames import PairFrames
 from sightline.reconstruction.pairwise.fuse import fuse_depth
 from sightline.reconstruction.pairwise.graph import Pair, count_groups
@@ -71,6 +71,8 @@ def solve_single(frames: PairFrames, predictions: Predictions) -> Solution:
             torch.tensor([grid.center]),
             pixels=grid.pixels()[None],
             weights=(sure > 0).float()[None],
+            low=WIDEST,
+            high=LONGEST,
         )
         focal = float(found)
     return Solution(

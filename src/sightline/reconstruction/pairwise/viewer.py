@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightline.geometry.pose import invert_se3
-from sightline.reconstruction.pairwise.focal import estimate_focal
+from sightline.reconstruction.pairwise.focal import LONGEST, WIDEST, estimate_focal
 from sightline.reconstruction.pairwise.pairs import Grid, Predictions
 from sightline.reconstruction.pairwise.poses import solve_pnp
 
@@ -54,7 +54,10 @@ def view_pair(
         pixels = grids[i].pixels().to(own)
         known = focals[i]
         if known is None:
-            known = float(estimate_focal(own[None], center[None], pixels=pixels[None]))
+            length = estimate_focal(
+                own[None], center[None], pixels=pixels[None], low=WIDEST, high=LONGEST
+            )
+            known = float(length)
         lengths.append(known)
         chosen = sure[i] > min_confidence
         if float(chosen.float().mean()) < 0.05:  # the network is not that sure of anything
