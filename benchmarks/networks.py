@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-memory", action="store_true", help="skip the run that warms up")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -171,13 +172,13 @@ def measure(calls: dict[str, Call], dtype: str, args: argparse.Namespace) -> dic
     outputs: dict[str, Outputs] = {}
     memory: dict[str, float] = {}
     with torch.inference_mode(), torch.autocast(args.device, kind, kind != torch.float32):
-        for turn in range(args.repeats + 1):
+        for turn in range(int(args.no_memory), args.repeats + 1):
             for name in list(calls)[:: 1 if turn % 2 else -1]:
                 if turn == 0:  # warms up, too
                     memory[name], outputs[name] = peak_memory(calls[name], on_gpu)
                     continue
                 begin, busy = time.perf_counter(), time.process_time()
-                calls[name]()
+                outputs[name] = calls[name]()
                 if on_gpu:
                     torch.cuda.synchronize()
                 seconds[name].append(time.perf_counter() - begin)
@@ -190,7 +191,8 @@ def measure(calls: dict[str, Call], dtype: str, args: argparse.Namespace) -> dic
     if "theirs" in calls:
         found["time_ratio"] = median["ours"] / median["theirs"]
         found["cpu_time_ratio"] = busy_median["ours"] / busy_median["theirs"]
-        found["memory_ratio"] = memory["ours"] / memory["theirs"]
+        if memory:
+            found["memory_ratio"] = memory["ours"] / memory["theirs"]
         found["largest_difference"] = {
             name: {
                 "absolute": (value - outputs["ours"][name]).abs().max().item(),

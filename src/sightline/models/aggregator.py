@@ -245,7 +245,7 @@ class Aggregator(nn.Module):
             for name in self.aa_order:
                 x = x.reshape(*grouped[name], self.embed_dim)
                 for index in indices:
-                    block = blocks[name][index]
+                    block: Any = blocks[name][index]
                     if stays is not None and name == "global":
                         x = run_merged(block, x, tables[name], stays, self.merge_ratio)
                     else:

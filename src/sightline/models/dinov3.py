@@ -64,6 +64,7 @@ __all__ = [
     "dinov3_vitg16",
     "dinov3_vith16plus",
     "dinov3_vitl14",
+    "dinov3_vitl14_reg",
     "dinov3_vitl16",
     "dinov3_vitl16_reg",
     "dinov3_vitl16plus",
@@ -379,6 +380,11 @@ def dinov3_giant(pretrained: Pretrained = False, **options: Any) -> DinoVisionTr
     return _build("dinov3_giant", pretrained, options)
 
 
+def dinov3_vitl14_reg(pretrained: Pretrained = False, **options: Any) -> DinoVisionTransformer:
+    """Build `dinov3_vitl14`; storage tokens are always there, so the suffix means nothing."""
+    return _build("dinov3_vitl14_reg", pretrained, options)
+
+
 def dinov3_vitl16_reg(pretrained: Pretrained = True, **options: Any) -> DinoVisionTransformer:
     """Build `dinov3_vitl16`; storage tokens are always there, so the suffix means nothing."""
     return _build("dinov3_vitl16_reg", pretrained, options)
@@ -447,8 +453,9 @@ ALIASES = {
     "dinov3_huge_plus": "dinov3_vith16plus",
     "dinov3_7b": "dinov3_vit7b16",
     "dinov3_vitl16_reg": "dinov3_vitl16",
+    "dinov3_vitl14_reg": "dinov3_vitl14",
 }
-"""Older names; the last one is no model name and gives a warning."""
+"""Older names; those in ``_reg`` are no model names and give a warning."""
 
 _NEIGHBOURS = {
     "dinov3_vitg16": "the nearest sizes are dinov3_vith16plus (841 M) and dinov3_vit7b16 (6716 M)",
@@ -480,10 +487,9 @@ def build_dinov3(
 
 
 def _build(name: str, pretrained: Pretrained, options: dict[str, Any]) -> DinoVisionTransformer:
-    if name == "dinov3_vitl16_reg":
+    if name in ALIASES and name.endswith("_reg"):
         warnings.warn(
-            "dinov3_vitl16_reg is no DINOv3 name (registers are always there); "
-            "building dinov3_vitl16",
+            f"{name} is no DINOv3 name (registers are always there); building {ALIASES[name]}",
             stacklevel=3,
         )
     true_name = ALIASES.get(name, name)
