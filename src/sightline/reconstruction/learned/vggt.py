@@ -199,7 +199,7 @@ class VggtEstimator:
         if most >= least:
             return most
         where = f"--memory-limit {self.memory_limit:g}" if self.memory_limit else "free memory"
-        hint = "a machine with more memory"
+        hint = "a higher --memory-limit" if self.memory_limit else "a machine with more memory"
         if most >= 1:
             hint = f"--max-frames {most}, or {hint}"
         raise OutOfMemoryError(
