@@ -234,7 +234,7 @@ def everything(words: list[str]) -> None:
     path = output / "bank.safetensors"
     with ProgressBars() as bars:
         bank = tasks.fit(references, encoder, masks, path, progress=bars)
-    segmenter = tasks.open_segmenter(tasks.open_encoder(encoder, masks.device), masks, bank)
+    segmenter = tasks.open_segmenter(tasks.open_encoder(encoder, masks), masks, bank)
     images = None if arguments.images is None else Path(arguments.images)
     truth, folder = tasks.open_dataset(Path(data), images, bank)
     scores = _score(segmenter, truth, folder, output / "evaluation", arguments, keep=False)

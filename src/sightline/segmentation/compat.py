@@ -62,7 +62,9 @@ def check_keys(given: Config | None, known: Sequence[str], where: str) -> dict[s
     return dict(given)
 
 
-def open_old_encoder(encoder_cfg: Config, encoder_ckpt_path: str | None) -> Encoder:
+def open_old_encoder(
+    encoder_cfg: Config, encoder_ckpt_path: str | None, *, norm: bool = True
+) -> Encoder:
     """Return the encoder of an ``encoder_cfg``; an empty checkpoint path draws its weights.
 
     Raises:
@@ -85,7 +87,10 @@ def open_old_encoder(encoder_cfg: Config, encoder_ckpt_path: str | None) -> Enco
         log.warning("no encoder_ckpt_path: %s has random weights, which is only a control", name)
         backbone = f"random:{backbone}"
     encoder = create_encoder(
-        backbone, encoder_ckpt_path or None, size=None if size is None else int(size)
+        backbone,
+        encoder_ckpt_path or None,
+        size=None if size is None else int(size),
+        norm=norm,
     )
     patch = config.get("patch_size")
     if patch is not None and int(patch) != encoder.backbone.patch_size:
@@ -252,7 +257,7 @@ class Sam2MatchingBaseline(_Baseline):
         proposer: Proposer = GraphProposer()
         if model is not None:
             proposer = AutomaticMasks(model=model, **amg)
-        encoder = open_old_encoder(encoder_cfg or {}, encoder_ckpt_path)
+        encoder = open_old_encoder(encoder_cfg or {}, encoder_ckpt_path, norm=False)
         options = SegmentOptions(model="amg", amg=AmgOptions(num_out_instance=100))
         super().__init__(
             FewShotSegmenter(encoder, proposer, options=options), memory_bank_cfg, class_names

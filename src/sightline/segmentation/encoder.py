@@ -42,6 +42,7 @@ class Encoder:
         layers: Sequence[int] = (-1,),
         debias: int = 0,
         name: str = "",
+        norm: bool = True,
     ) -> None:
         """Wrap a backbone.
 
@@ -52,6 +53,7 @@ class Encoder:
             debias: Remove so many directions that features have by position alone, as they show on
                 an image without content (INSID3's recipe for DINOv3: 500 of 1024); 0 is off.
             name: Of the backbone, for the signature.
+            norm: Whether the backbone was made with its final norm, for the signature.
 
         Raises:
             InputError: The size holds no patch, or the directions are more than the channels.
@@ -70,6 +72,7 @@ class Encoder:
             "size": self.size,
             "layers": list(self.layers),
             "debias": debias,
+            "norm": norm,
             "weights": fingerprint(backbone),
         }
         self._basis: Tensor | None = None
@@ -180,10 +183,14 @@ def create_encoder(
     size: int | None = None,
     layers: Sequence[int] = (-1,),
     debias: int = 0,
+    norm: bool = True,
     device: str = "auto",
     seed: int = 0,
 ) -> Encoder:
     """Return an encoder by the backbone's name; ``colour`` is the control without weights.
+
+    ``norm`` applies the network's final norm, as the default matching model expects; the AMG model
+    was published without.
 
     Raises:
         UnknownNameError: There is no such backbone.
@@ -192,5 +199,5 @@ def create_encoder(
     if name == COLOUR:
         backbone: Backbone = ColourTexture()
     else:
-        backbone = create_backbone(name, checkpoint, device, seed=seed)
-    return Encoder(backbone, size, layers=layers, debias=debias, name=name)
+        backbone = create_backbone(name, checkpoint, device, seed=seed, norm=norm)
+    return Encoder(backbone, size, layers=layers, debias=debias, name=name, norm=norm)

@@ -56,15 +56,16 @@ _SHEET = 12
 """Pictures on a contact sheet."""
 
 
-def open_encoder(options: EncoderOptions, device: str = "auto") -> Encoder:
-    """Return the encoder that options ask for."""
+def open_encoder(options: EncoderOptions, masks: MaskOptions) -> Encoder:
+    """Return the encoder that options ask for; the AMG model takes features before the last norm."""
     return create_encoder(
         options.backbone,
         options.checkpoint,
         size=options.size,
         layers=options.layer_numbers(),
         debias=options.debias,
-        device=device,
+        norm=masks.matching != "amg",
+        device=masks.device,
     )
 
 
@@ -82,6 +83,7 @@ def encoder_of(bank: MemoryBank, options: EncoderOptions, device: str = "auto") 
             size=int(told["size"]),
             layers=tuple(int(layer) for layer in told["layers"]),
             debias=int(told["debias"]),
+            norm=bool(told["norm"]),
             device=device,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -189,7 +191,7 @@ def fit(
     against = []
     if references.negatives is not None:
         against = read_references(Path(references.negatives))
-    segmenter = open_segmenter(open_encoder(encoder, masks.device), masks)
+    segmenter = open_segmenter(open_encoder(encoder, masks), masks)
     bank = segmenter.fit(rows, against, progress=progress).bank
     assert bank is not None
     for quality in reference_report(bank):
