@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sightline.errors import ReconstructionError
@@ -241,8 +241,3 @@ def dense_anchors(problem: SparseProblem, image: int) -> tuple[Tensor, Tensor, T
     pixels = torch.stack([x, y], -1).reshape(-1, 2)
     block, offset = anchor_offsets(problem.canonical[image].relative, pixels, problem.subsample)
     return grid.pixels().reshape(-1, 2), block, offset
-
-
-def usable(problem: SparseProblem) -> Bool[Tensor, " n"]:
-    """Return which pictures are tied to another one."""
-    return problem.counts.sum(1) > 0
