@@ -8,7 +8,9 @@ import sys
 
 SCRIPT = """
 import torch
+from sightline.models import dinov2, dinov3
 from sightline.models.dust3r import AsymmetricCroCo3DStereo
+from sightline.models.mast3r import AsymmetricMASt3R
 from sightline.models.sam2 import SAM2
 from sightline.models.vggt import VGGT
 from sightline.models.vggt_omega import VGGTOmega
@@ -28,16 +30,24 @@ omega = VGGTOmega(
                 "cached_layer_indices": [0, 1]},
     camera=head, dense=dense,
 )
-pair = AsymmetricCroCo3DStereo(
-    enc_embed_dim=16, enc_depth=1, enc_num_heads=2, dec_embed_dim=8, dec_depth=4, dec_num_heads=1,
-    head_type="dpt", dpt={"feature_dim": 8, "last_dim": 4, "layer_dims": [4, 4, 8, 8]},
-)
+sizes = {
+    "enc_embed_dim": 16, "enc_depth": 1, "enc_num_heads": 2, "dec_embed_dim": 8, "dec_depth": 4,
+    "dec_num_heads": 1, "dpt": {"feature_dim": 8, "last_dim": 4, "layer_dims": [4, 4, 8, 8]},
+}
+pair = AsymmetricCroCo3DStereo(head_type="dpt", **sizes)
+views = tuple({"img": torch.rand(1, 3, 32, 48)} for _ in range(2))
+second = dinov2.DinoVisionTransformer(img_size=28, patch_size=14, num_register_tokens=1, **encoder)
+third = dinov3.DinoVisionTransformer(n_storage_tokens=2, layerscale_init=0.1, mask_k_bias=True,
+                                     **encoder)
 sam = SAM2(64, hiera={"embed_dim": 8, "stages": (1, 1, 1, 1), "global_att_blocks": (2,)},
            neck={"d_model": 32})
 cases = [
     (vggt, (torch.rand(1, 2, 3, 28, 42), torch.rand(1, 2, 2) * 20)),
     (omega, (torch.rand(1, 2, 3, 32, 48),)),
-    (pair, ({"img": torch.rand(1, 3, 32, 48)}, {"img": torch.rand(1, 3, 32, 48)})),
+    (pair, views),
+    (AsymmetricMASt3R(hidden_dim_factor=1.0, **sizes), views),
+    (second, (torch.rand(1, 3, 28, 42),)),
+    (third, (torch.rand(1, 3, 32, 48),)),
     (sam.encode, (torch.rand(1, 3, 64, 64),)),
 ]
 for network, inputs in cases:

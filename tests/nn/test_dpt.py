@@ -42,6 +42,6 @@ def test_position_map() -> None:
 def test_frames_at_once() -> None:
     cpu = torch.device("cpu")
     assert frames_at_once(518, 518, cpu) == 1
-    assert frames_at_once(224, 224, cpu) == 5
+    assert frames_at_once(112, 112, cpu) == 4
     assert frames_at_once(2000, 2000, cpu) == 1
     assert frames_at_once(518, 518, torch.device("cuda")) == 8

@@ -186,9 +186,9 @@ class TokenFusion(nn.Module):
 def frames_at_once(height: int, width: int, device: torch.device) -> int:
     """Return how many frames a dense head should work on at a time.
 
-    One frame of 518x518 pixels keeps a CPU busy and takes about 0.5 GB; a GPU gets eight.
+    One frame of 224x224 pixels keeps a CPU core busy; a GPU gets eight of 518x518.
     """
-    pixels = 518 * 518 * (1 if device.type == "cpu" else 8)
+    pixels = 224 * 224 if device.type == "cpu" else 8 * 518 * 518
     return max(1, pixels // (height * width))
 
 
