@@ -64,8 +64,9 @@ class GraphProposer:
         height, width = lab.shape[:2]
         edges = _edge_strength(lab)
         masks, quality = [], []
+        graph = pixel_graph(lab)
         for scale in self.scales:
-            labels = superpixels(lab, scale, smallest=int(max(12, 0.0004 * height * width)))
+            labels = superpixels(lab, scale, int(max(12, 0.0004 * height * width)), graph)
             found, score = _hierarchy(lab, edges, labels, self.smallest, self.largest)
             masks.append(found)
             quality.append(score)
@@ -89,13 +90,13 @@ def lab_picture(image: Float[Tensor, "3 h w"], side: int) -> np.ndarray:
     return cv2.GaussianBlur(lab, (0, 0), 0.8)
 
 
-def superpixels(lab: np.ndarray, scale: float, smallest: int = 20) -> np.ndarray:
-    """Return region labels ``[h, w]`` from 0, by graph-based segmentation.
+Graph = tuple[np.ndarray, np.ndarray]
 
-    Args:
-        lab: Picture in Lab.
-        scale: Larger prefers larger regions.
-        smallest: Regions of fewer pixels are joined to a neighbour.
+
+def pixel_graph(lab: np.ndarray) -> Graph:
+    """Return pairs of neighbouring pixels ``[E, 2]`` (eight neighbours) and how they differ.
+
+    Pairs come by rising difference.
     """
     height, width = lab.shape[:2]
     index = np.arange(height * width, dtype=np.int32).reshape(height, width)
@@ -107,8 +108,25 @@ def superpixels(lab: np.ndarray, scale: float, smallest: int = 20) -> np.ndarray
         weights.append(np.linalg.norm(lab[ys, xs] - lab[yt, xt], axis=-1).ravel())
     edges, weight = np.concatenate(pairs), np.concatenate(weights)
     order = np.argsort(weight, kind="stable")
-    roots = regions.segment(edges[order], weight[order], height * width, float(scale), smallest)
-    return np.unique(roots, return_inverse=True)[1].reshape(height, width).astype(np.int32)
+    return edges[order], weight[order]
+
+
+def superpixels(
+    lab: np.ndarray, scale: float, smallest: int = 20, graph: Graph | None = None
+) -> np.ndarray:
+    """Return region labels ``[h, w]`` from 0, by graph-based segmentation.
+
+    Args:
+        lab: Picture in Lab.
+        scale: Larger prefers larger regions.
+        smallest: Regions of fewer pixels are joined to a neighbour.
+        graph: The picture's `pixel_graph`, where it is needed more than once.
+    """
+    height, width = lab.shape[:2]
+    edges, weights = pixel_graph(lab) if graph is None else graph
+    roots = regions.segment(edges, weights, height * width, float(scale), smallest)
+    number = np.cumsum(np.bincount(roots, minlength=height * width) > 0) - 1
+    return number[roots].reshape(height, width).astype(np.int32)
 
 
 def _edge_strength(lab: np.ndarray) -> np.ndarray:
