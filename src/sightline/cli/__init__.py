@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0)
     # Torch's idle OpenMP threads would spin on the cores that our kernels need (a fifth of a step).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # OpenCV warns of every tag of a GeoTIFF that it does not know.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     verb, rest = arguments[0], arguments[1:]
     debug = "--debug" in rest
     sys.exit(_run(verb, [word for word in rest if word != "--debug"], debug=debug))

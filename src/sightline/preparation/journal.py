@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from sightline.errors import InputError, OutputError
 from sightline.io.manifest import Record
@@ -35,7 +35,7 @@ class Journal:
         """
         self._path = output / JOURNAL
         self._header = {"format": _FORMAT, **json.loads(json.dumps(header))}
-        self._file = None
+        self._file: TextIO | None = None
         self.made: dict[str, Made] = {}
         self.ranges: dict[str, Any] = {}
         if not self._path.exists():
@@ -53,6 +53,7 @@ class Journal:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
             self._file = self._path.open("a", encoding="utf-8")
+            _lock(self._file, self._path.parent)
             if torn:
                 self._file.write("\n")
             if self._file.tell() == 0:
@@ -134,6 +135,26 @@ class Journal:
             f"{output} was prepared with {what}; choose another -o, or start it again with "
             "--overwrite"
         )
+
+
+def _lock(file: TextIO, output: Path) -> None:
+    """Refuse a folder that another process writes to; the system drops the lock with the process.
+
+    Raises:
+        InputError: If it does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another sightline prepare is writing to {output}; wait for it, or choose another -o"
+        ) from error
+    except OSError:
+        return  # some network file systems have none
 
 
 def _made(row: Mapping[str, Any]) -> Made:

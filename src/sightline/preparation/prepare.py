@@ -43,6 +43,7 @@ from sightline.protocols import Progress
 MANIFEST = "manifest.json"
 
 _HASH, _SURVEY, _PREPARE = "read files", "measure ranges", "prepare"
+_PARTS = (IMAGES, MASKS, DEPTH, RAW, BANDS)
 _LISTED = 10
 _DERIVED = re.compile(r"^(.*)(?:_\d{6}|_r\d{5}_c\d{5})$")
 
@@ -142,6 +143,7 @@ def prepare(
         _clear(output)
     header = {"inputs": [str(i) for i in inputs], "options": options.content()}
     with Journal(output, header) as journal:
+        _remove_torn(output)
         sources, known = list(found.sources), list(metadata)
         digests = _digests(sources, options, progress)
         ranges = _ranges(sources, known, digests, options, journal, progress)
@@ -446,12 +448,19 @@ def _remove_unused(output: Path, known: set[str], kept: Sequence[Item]) -> None:
         (output / file).unlink(missing_ok=True)
 
 
+def _remove_torn(output: Path) -> None:
+    """Remove the half-written files that a kill leaves; the journal's lock says they are nobody's."""
+    for part in _PARTS:
+        for file in (output / part).glob(".*.tmp.*"):
+            file.unlink(missing_ok=True)
+
+
 def _clear(output: Path) -> None:
     """Remove an earlier result of ours; anything else in the folder is left and refused."""
     if not (output / JOURNAL).is_file():
         return
     try:
-        for part in (IMAGES, MASKS, DEPTH, RAW, BANDS):
+        for part in _PARTS:
             shutil.rmtree(output / part, ignore_errors=True)
         (output / MANIFEST).unlink(missing_ok=True)
         (output / JOURNAL).unlink()

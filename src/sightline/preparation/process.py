@@ -273,7 +273,7 @@ def _display(
     loaded: Loaded,
     value_range: ValueRange,
     options: PrepareOptions,
-) -> tuple[Shaped[np.ndarray, "h w c"], int, ValueRange]:
+) -> tuple[Shaped[np.ndarray, "h w shown"], int, ValueRange]:
     """Return the stored pixels, their top value and the range that undoes them."""
     levels = 65535 if options.keep_16bit and shown.dtype != np.uint8 else 255
     if levels == 65535 and shown.dtype == np.uint16:
