@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sightline.errors import FileFormatError, InputError, UnknownNameError
-from sightline.segmentation import coco, rle, sampling
+from sightline.segmentation import coco, rle, sampling, voc
 from sightline.segmentation.old_files import read_chosen
 
 
@@ -171,6 +171,47 @@ def test_named_lists_have_their_published_sizes():
     assert set(sampling.FEW_SHOT_CLASSES) <= set(sampling.COCO_CLASSES)
     with pytest.raises(UnknownNameError, match="few_shot_classes"):
         sampling.class_list("few_shots")
+
+
+def voc_file(objects: str, head: str = "") -> str:
+    size = "<size><width>120</width><height>100</height><depth>3</depth></size>"
+    return f"{head}<annotation><filename>1.jpg</filename>{size}{objects}</annotation>"
+
+
+def voc_object(name: str, box: tuple[int, ...], difficult: int = 0) -> str:
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    inner = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+    return (
+        f"<object><name>{name}</name><difficult>{difficult}</difficult>"
+        f"<bndbox>{inner}</bndbox></object>"
+    )
+
+
+def test_voc_folders_are_read(tmp_path):
+    for name in ("Annotations", "JPEGImages"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "Annotations" / "1.xml"
+    rows = voc_object("zebu", (21, 31, 60, 80)) + voc_object("cat", (1, 1, 120, 100), 1)
+    path.write_text(voc_file(rows))
+    assert voc.is_voc(tmp_path)
+    dataset = voc.read_voc(tmp_path)
+    assert dataset.categories == {1: "cat", 2: "zebu"}  # VOC's own classes come first
+    zebu, cat = dataset.annotations
+    assert zebu.bbox == (20.0, 30.0, 40.0, 50.0)
+    assert zebu.mask(100, 120) is None
+    assert cat.crowd
+    assert cat.bbox == (0.0, 0.0, 120.0, 100.0)
+    assert sampling.sample_shots(dataset.select_classes(["zebu"]), 1, 0)[2][0][1] == [1]
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa">]>'
+    for text in (
+        voc_file(rows, bomb), "<annotation>", voc_file(voc_object("a", (5, 5, 900, 9))), "<a/>",
+        voc_file("").replace("1.jpg", "../1.jpg"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(FileFormatError):
+            voc.read_voc(tmp_path)
+    with pytest.raises(InputError):
+        voc.read_voc(tmp_path, "trainval")
 
 
 def crowd(pictures: int) -> coco.CocoDataset:

@@ -24,6 +24,7 @@ from sightline.segmentation.coco import (
 from sightline.segmentation.rle import fill_polygons
 from sightline.segmentation.sampling import Shots as Chosen
 from sightline.segmentation.sampling import Source, sample_shots
+from sightline.segmentation.voc import is_voc, read_voc
 
 MAX_REFERENCES = 1_000_000
 _MAX_POINTS = 10_000
@@ -182,7 +183,7 @@ def read_references(
     Args:
         path: A COCO annotation file; a JSON list of marks (``docs/segmentation.md``); a folder with
             ``instances.json`` and ``images/``, whose ``fewshot.json`` may fix references for each
-            number of shots; or a folder with one sub-folder of pictures for each class, with masks
+            number of shots; a VOC folder (``Annotations/``, ``JPEGImages/``); or one with one sub-folder of pictures for each class, with masks
             beside them where there are any.
         images: Picture folder of a COCO file; by default ``images`` beside it, or its own folder.
         shots: References a class, sampled as published; all by default.
@@ -198,6 +199,10 @@ def read_references(
     if not path.exists():
         raise InputError(f"there is no file or folder {path}; check --references")
     fixed: Any = {}
+    if path.is_dir() and is_voc(path):
+        dataset = read_voc(path)
+        dataset = dataset if classes is None else dataset.select_classes(classes)
+        return _sampled(dataset, path / "JPEGImages", shots, seed, "voc", {})
     if path.is_dir():
         if not (path / "instances.json").is_file():
             return _class_folders(path, shots, seed, classes)
@@ -212,12 +217,23 @@ def read_references(
     if isinstance(fixed.get("support_images"), list):
         dataset = dataset.select_images(fixed["support_images"])
     folder = picture_folder(path, images)
+    return _sampled(dataset, folder, shots, seed, source, fixed)
+
+
+def _sampled(
+    dataset: CocoDataset,
+    folder: Path,
+    shots: int | None,
+    seed: int,
+    source: Source,
+    split: dict[str, Any],
+) -> list[Reference]:
     if shots is None:
         items = [a for a in dataset.annotations if not a.crowd]
         if not items:
-            raise InputError(f"{path.name} has no objects to learn from; give another file")
+            raise InputError("the annotations have no objects to learn from; give others")
         return [coco_reference(dataset, a, folder) for a in items]
-    given = _fixed_shots(fixed, shots, dataset)
+    given = _fixed_shots(split, shots, dataset)
     if given is None:
         given = sample_shots(dataset, shots, seed, source)
     return chosen_references(dataset, given, folder)

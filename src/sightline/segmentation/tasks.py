@@ -48,6 +48,7 @@ from sightline.segmentation.references import (
 )
 from sightline.segmentation.sampling import CLASS_LISTS, class_list, shots_from_json
 from sightline.segmentation.segmenter import FewShotSegmenter, SegmentOptions
+from sightline.segmentation.voc import is_voc, read_voc
 from sightline.types import InstanceMasks
 
 log = logging.getLogger(__name__)
@@ -309,10 +310,13 @@ def open_dataset(path: Path, images: Path | None, bank: MemoryBank) -> tuple[Coc
     For a COCO folder with ``fewshot.json`` only its query pictures count.
     """
     split: dict[str, Any] = {}
-    if path.is_dir():
-        split = read_split(path)
-        path = path / "instances.json"
-    dataset = read_coco(path)
+    if path.is_dir() and is_voc(path):
+        dataset, folder = read_voc(path), path / "JPEGImages"
+    else:
+        if path.is_dir():
+            split = read_split(path)
+            path = path / "instances.json"
+        dataset, folder = read_coco(path), picture_folder(path, images)
     if isinstance(split.get("query_images"), list):
         dataset = dataset.select_images(split["query_images"])
     known = [name for name in bank.names if name in dataset.categories.values()]
@@ -321,7 +325,7 @@ def open_dataset(path: Path, images: Path | None, bank: MemoryBank) -> tuple[Coc
             f"{path.name} has none of the bank's classes ({', '.join(bank.names[:10])}); give the "
             "data set that they are from"
         )
-    return dataset.select_classes(known), picture_folder(path, images)
+    return dataset.select_classes(known), folder
 
 
 def without_references(dataset: CocoDataset, bank: MemoryBank) -> tuple[CocoDataset, int]:
