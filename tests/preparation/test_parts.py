@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sightline.errors import FileFormatError, InputError, MissingExtraError
 from sightline.io.manifest import Record
 from sightline.preparation.execute import run_tasks
-from sightline.preparation.fit import choose_fit, tile_starts
+from sightline.preparation.fit import Mode, choose_fit, tile_starts
 from sightline.preparation.load import choose_bands
 from sightline.preparation.metadata import match_metadata, read_metadata
 from sightline.preparation.options import PrepareOptions
@@ -22,7 +22,7 @@ from sightline.preparation.select import duplicates, split
 @given(
     st.integers(1, 400), st.integers(1, 400), st.integers(1, 300), st.sampled_from(["crop", "pad"])
 )
-def test_fit_has_the_size_and_maps_corners(h: int, w: int, size: int, mode: str) -> None:
+def test_fit_has_the_size_and_maps_corners(h: int, w: int, size: int, mode: Mode) -> None:
     fit = choose_fit(h, w, size, mode)
     fitted, mask = fit.apply(np.full((h, w, 3), 9, np.uint8))
     assert fitted.shape == (size, size, 3)

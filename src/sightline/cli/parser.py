@@ -60,7 +60,7 @@ class VerbParser(ArgumentParser):
             if item.name in skip:
                 continue
             flag = f"--{item.name.replace('_', '-')}"
-            text = item.metadata["help"]
+            text = item.metadata["help"].replace("%", "%%")  # argparse fills in %(default)s
             if hints[item.name] == bool | None:  # unset means that the default decides
                 action = argparse.BooleanOptionalAction
                 self.add_argument(flag, action=action, default=None, help=text)
