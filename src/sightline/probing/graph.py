@@ -21,9 +21,6 @@ State = Literal["waiting", "running", "done", "kept", "retried", "failed", "bloc
 _LASTING = (InputError, MissingExtraError)
 """Errors that another try does not mend."""
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that happened to a task."""
@@ -84,13 +81,13 @@ def execute(task: Task, store: Store, work: Work) -> float:
     if store.done(task):
         return 0.0
     began = time.perf_counter()
-    with atomic_folder(path) as out, _logged(out / "log.txt"):
-        logger.info("%s %s", task.kind, task.label)
+    with atomic_folder(path) as out, _logged(out / "log.txt") as say:
+        say(f"{task.kind} {task.label}: {json.dumps(dict(task.params), default=str)}")
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         summary = work(task, [store.path(needed) for needed in task.inputs], out)
         seconds = time.perf_counter() - began
-        logger.info("done in %.1f s", seconds)
+        say(f"done in {seconds:.1f} s: {json.dumps(summary)[:4000]}")
         record = {
             "kind": task.kind,
             "key": task.key,
@@ -114,19 +111,18 @@ def peak_memory() -> int:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Copy what the package logs to a file while the body runs."""
+def _logged(path: Path) -> Iterator[Callable[[str], object]]:
+    """Copy what the package logs to a file while the body runs; yields what writes a line there."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     package = logging.getLogger("sightline")
-    level = package.level
     package.addHandler(handler)
-    package.setLevel(min(level or logging.INFO, logging.INFO))
+    record = logging.LogRecord
     try:
-        yield
+        # Straight to the file: progress is shown elsewhere.
+        yield lambda text: handler.handle(record(__name__, logging.INFO, "", 0, text, None, None))
     finally:
         package.removeHandler(handler)
-        package.setLevel(level)
         handler.close()
 
 

@@ -221,9 +221,7 @@ def _pair_table(
     )
 
 
-def _rank_table(
-    features: Sequence[str], shares: np.ndarray, agreement: float
-) -> Html | None:
+def _rank_table(features: Sequence[str], shares: np.ndarray, agreement: float) -> Html | None:
     if len(features) < 2:
         return None
     columns = [Column(name="Share of bootstrap samples in place")]

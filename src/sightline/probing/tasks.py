@@ -1,7 +1,6 @@
 """What each kind of task does: reads the folders of its inputs, writes files, returns plain values."""
 
 import dataclasses
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -28,8 +27,6 @@ from sightline.probing.store import Task
 from sightline.probing.train import ProbeResult, train_probe
 from sightline.protocols import Backbone, Progress
 from sightline.types import Cameras, Gaussians
-
-logger = logging.getLogger(__name__)
 
 SCENE, CLOUD, TOKENS = "scene.npz", "cloud.npz", "tokens.npz"
 
@@ -201,7 +198,6 @@ class Worker:
             pixels = (renders.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
             write_npz(out / "renders.npz", {"renders": pixels.numpy()})
             write_npz(out / "poses.npz", _poses(result, found))
-        logger.info("scores %s", summary.get("scores"))
         return summary
 
     def _video(

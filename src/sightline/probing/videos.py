@@ -153,9 +153,7 @@ def square_canvas(cameras: Cameras) -> Cameras:
     return Cameras(w2c=cameras.w2c, K=K, height=side, width=side)
 
 
-def scale_depth(
-    depth: Float[np.ndarray, "F H W"], quirks: Quirks
-) -> Float[np.ndarray, "F H W"]:
+def scale_depth(depth: Float[np.ndarray, "F H W"], quirks: Quirks) -> Float[np.ndarray, "F H W"]:
     """Map depth to [0, 1]: by the whole video's range, or as the reference did frame by frame.
 
     With the quirk ``flickering_depth`` each frame is divided by its own range, but at most by 1.
@@ -199,4 +197,3 @@ def _frames(
         if progress is not None:
             progress("video", float(i + 1), float(len(way)))
         yield to_pixels(seen.rgb[0])
-

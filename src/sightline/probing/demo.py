@@ -1,0 +1,207 @@
+"""Photos to splats read from features, in three steps that the command line and the app share."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline.errors import InputError
+from sightline.io.atomic import atomic_folder, atomic_path
+from sightline.io.glb import write_glb
+from sightline.io.inputs import discover, unique_names
+from sightline.io.ply import write_point_ply
+from sightline.probing import files
+from sightline.probing.clouds import colored_points
+from sightline.probing.config import ProbeConfig
+from sightline.probing.graph import InProcess, run_graph
+from sightline.probing.grid import Grid, plan_grid, save_grid
+from sightline.probing.protocols import MODES, PROTOCOLS
+from sightline.probing.store import Store, Task
+from sightline.probing.tasks import CLOUD, SCENE, Worker
+from sightline.protocols import Progress
+
+MIN_STEPS, MAX_STEPS = 1000, 8000
+_WARM_SHARE = 8
+"""One step in eight is the warm start's, as in the protocol (1000 of 8000)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What the demo asks for.
+
+    Attributes:
+        feature: What is read out.
+        checkpoint: Its weights.
+        geometry: ``auto``, ``given``, ``depth``, ``colmap`` or a geometry estimator.
+        geometry_checkpoint: Its weights.
+        mode: See `protocols.MODES`.
+        steps: Iterations, warm start included; the published page allows 1000 to 8000.
+        path: Camera path of the video.
+        protocol: Sizes and rates.
+        seed: Of heads and order.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    feature: str = "dust3r"
+    checkpoint: str | None = None
+    geometry: str = "dust3r"
+    geometry_checkpoint: str | None = None
+    mode: str = "Gft"
+    steps: int = 2000
+    path: str = "ellipse"
+    protocol: str = "sightline-1"
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InputError: If a value is out of range.
+        """
+        if not 16 <= self.steps <= 100 * MAX_STEPS:
+            raise InputError(f"steps must be 16 or more, got {self.steps}; raise it")
+        if self.mode not in MODES or self.mode == "free":
+            raise InputError(f"mode must be one of G T A Gft Tft Aft, got {self.mode}")
+
+
+def plan_demo(inputs: Sequence[str | Path], output: Path, options: DemoOptions) -> Grid:
+    """Return the tasks of the three steps; photos given one by one are copied into ``output``.
+
+    Raises:
+        InputError: If there are fewer than two photos.
+    """
+    sources = discover(list(inputs))
+    source = sources[0]
+    if len(sources) > 1 or source.kind not in ("photos", "colmap", "transforms"):
+        raise InputError("the demo takes photos, one folder, or one scene with cameras")
+    path = source.path
+    if source.kind == "photos":
+        if len(source.files) < 2:
+            raise InputError(
+                f"the demo needs two or more photos, got {len(source.files)}; one photo does not "
+                "show depth"
+            )
+        path = output / "inputs"
+        names = unique_names(source.files, [file.suffix for file in source.files])
+        if not path.is_dir() or sorted(p.name for p in path.iterdir()) != sorted(names):
+            with atomic_folder(path) as folder:
+                for file, name in zip(source.files, names, strict=True):
+                    shutil.copyfile(file, folder / name)
+    warm = options.steps // _WARM_SHARE
+    fast = options.protocol in ("fast", "sightline-1-fast")
+    base = PROTOCOLS["sightline-1-fast" if fast else options.protocol]
+    config = ProbeConfig(
+        protocol=options.protocol,
+        changes={
+            "warm_steps": warm,
+            "steps": options.steps - warm,
+            "train_views": max(base.train_views, 8),
+        },
+        scenes=[{"id": "photos", "path": str(path)}],
+        features=[{"name": options.feature, "checkpoint": options.checkpoint}],
+        modes=[options.mode],
+        seeds=[options.seed],
+        geometry=options.geometry,
+        geometry_options=(
+            {options.geometry: {"checkpoint": options.geometry_checkpoint}}
+            if options.geometry_checkpoint
+            else {}
+        ),
+        videos=[options.path],
+        score=False,
+        lpips=["none"],
+        device=options.device,
+    )
+    return plan_grid(config)
+
+
+def run_demo(
+    inputs: Sequence[str | Path],
+    output: Path,
+    options: DemoOptions,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Run the three steps; finished ones are kept, so the same call continues.
+
+    Step 1: cloud and features. Step 2: splats read from the features. Step 3: a video.
+
+    Returns:
+        ``cloud`` (GLB), ``points`` (PLY), ``splats`` (PLY) and ``video`` (mp4) in ``output``.
+
+    Raises:
+        InputError: If the input or an option does not fit; the text of the step that failed.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    grid = plan_demo(inputs, output, options)
+    store = Store(output / "store")
+    results: dict[str, Path] = {}
+    with store.lock():
+        save_grid(grid, output)
+        for step in (cloud_step, splat_step, video_step):
+            results |= step(grid, store, output, options, progress)
+    return results
+
+
+def _do(
+    tasks: Sequence[Task], grid: Grid, store: Store, options: DemoOptions, progress: Progress | None
+) -> None:
+    device = options.device
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    worker = Worker(
+        device=device,
+        checkpoints={f.name: [p.checkpoint for p in f.parts] for f in grid.features},
+        sources={source.id: source.path for source in grid.sources},
+        options=grid.config.geometry_options,
+        progress=progress,
+    )
+    outcome = run_graph(tasks, store, InProcess(store, worker, retries=0))
+    for reason in outcome.failed.values():
+        raise InputError(reason)
+
+
+def _probe_task(grid: Grid) -> Task:
+    return next(cell.task for cell in grid.cells if cell.kind == "probe")
+
+
+def cloud_step(
+    grid: Grid, store: Store, output: Path, options: DemoOptions, progress: Progress | None = None
+) -> dict[str, Path]:
+    """Step 1: points, cameras and features."""
+    probe = _probe_task(grid)
+    _do(probe.inputs, grid, store, options, progress)
+    scene = files.read_scene(store.path(probe.inputs[0]) / SCENE)
+    cloud = files.read_cloud(store.path(probe.inputs[1]) / CLOUD)
+    points = colored_points(cloud, scene)
+    write_point_ply(output / "points.ply", points)
+    write_glb(output / "cloud.glb", points, cloud.train.map(lambda t: t.float()))
+    return {"cloud": output / "cloud.glb", "points": output / "points.ply"}
+
+
+def splat_step(
+    grid: Grid, store: Store, output: Path, options: DemoOptions, progress: Progress | None = None
+) -> dict[str, Path]:
+    """Step 2: splats."""
+    probe = _probe_task(grid)
+    _do([probe], grid, store, options, progress)
+    return {"splats": _copy(store.path(probe) / "splats.ply", output / "splats.ply")}
+
+
+def video_step(
+    grid: Grid, store: Store, output: Path, options: DemoOptions, progress: Progress | None = None
+) -> dict[str, Path]:
+    """Step 3: a video along the chosen path."""
+    video = next(cell.task for cell in grid.cells if cell.kind == "video")
+    _do([video], grid, store, options, progress)
+    name = f"{options.path}.mp4"
+    return {"video": _copy(store.path(video) / name, output / name)}
+
+
+def _copy(source: Path, target: Path) -> Path:
+    with atomic_path(target) as tmp:
+        shutil.copyfile(source, tmp)
+    return target
