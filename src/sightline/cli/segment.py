@@ -16,6 +16,7 @@ examples:
   sightline segment fit --references nuts/ --shots 5 --backbone colour -o bank.safetensors
   sightline segment predict photos/ --bank bank.safetensors -o found/
   sightline segment evaluate --bank bank.safetensors --dataset nuts/ -o scores/
+  sightline segment lift scene/ --masks masks/ -o objects/
   sightline segment --config configs/segment/smoke.yaml -o smoke/
   sightline segment test --config staged.yaml --model.test_mode test --ckpt_path bank.ckpt
 """
@@ -198,6 +199,43 @@ def _score(
         )
 
 
+def lift(words: list[str]) -> None:
+    """Run ``segment lift``."""
+    verb = _verb(" lift", "Carry the masks of a run's views onto its splats.")
+    verb.add_argument("scene", type=str, help="a run folder with splats")
+    verb.add_argument("--masks", type=str | None, help="masks named like the views")
+    verb.add_argument(
+        "--unnumbered",
+        action="store_true",
+        help="the same value in two mask pictures need not be the same object",
+    )
+    _bank_options(verb)
+    arguments = verb.parse_args(words)
+    output = output_path(verb, arguments)
+    if (arguments.masks is None) == (arguments.bank is None):
+        verb.error("give the masks with --masks, or a memory bank that finds them with --bank")
+    from sightline.cli.progress import ProgressBars
+    from sightline.pipeline.objects import lift_run
+
+    segmenter = None if arguments.bank is None else _open(verb, arguments)
+    with ProgressBars() as bars:
+        paths = lift_run(
+            Path(arguments.scene),
+            output,
+            masks=None if arguments.masks is None else Path(arguments.masks),
+            segmenter=segmenter,
+            numbered=not arguments.unnumbered,
+            overwrite=arguments.overwrite,
+            progress=bars,
+        )
+    if arguments.json:
+        objects = json.loads((output / "objects.json").read_text(encoding="utf-8"))
+        _print_json({"output": str(output), **objects})
+        return
+    for path in paths:
+        sys.stdout.write(f"{path}\n")
+
+
 def everything(words: list[str]) -> None:
     """Run fit, predict and evaluate on one COCO folder, or on synthetic pictures."""
     verb = _verb("", "Fit, predict and evaluate on one COCO folder, as a configuration file says.")
@@ -274,6 +312,7 @@ SUBVERBS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
     "predict": predict,
     "evaluate": evaluate,
+    "lift": lift,
     "test": staged,
 }
 """Sub-verb -> what runs it."""
