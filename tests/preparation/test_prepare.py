@@ -471,3 +471,15 @@ def test_ray_gives_the_same(tmp_path: Path, mixed: Path) -> None:
         ray.shutdown()
     run(tmp_path, mixed, output="here", size=32)
     assert contents(tmp_path / "cluster") == contents(tmp_path / "here")
+
+
+def test_shared_sets(tmp_path: Path, shared_data: Path) -> None:
+    result = run(tmp_path, shared_data / "thermal", shared_data / "geotiff", size=128, dedup=True)
+    modalities = [r.modality for r in result.records]
+    # Each radiometric JPEG and the raw picture extracted from it look alike.
+    assert (modalities.count("thermal"), modalities.count("satellite")) == (4, 3)
+    codes = {r.geo["crs"] for r in result.records if r.geo is not None}
+    assert codes == {"EPSG:32618", "EPSG:32621", "EPSG:26913"}
+    masked = next(r for r in result.records if r.id == "RGB.byte")
+    mask = read(tmp_path / "out", masked.mask) > 0
+    assert 0.4 < mask.mean() < 0.7
