@@ -30,7 +30,9 @@ def test_token_grid_equals_per_pixel() -> None:
 def test_gradients_equal_those_of_the_reference(is_pixels: bool) -> None:
     grid = tokens()
     if is_pixels:
-        grid = make_grid(torch.randn(2, 6, 24, 32), even_placement((24, 32), (24, 32)), is_pixels=True)
+        grid = make_grid(
+            torch.randn(2, 6, 24, 32), even_placement((24, 32), (24, 32)), is_pixels=True
+        )
     net = readout(grid.width)
     weights = {name: torch.randn(2, 24, 32, WIDTHS[name]) for name in HEADS}
 
@@ -39,7 +41,9 @@ def test_gradients_equal_those_of_the_reference(is_pixels: bool) -> None:
         sum((values[name] * weights[name]).sum() for name in HEADS).backward()
         return [p.grad.clone() for p in net.parameters()]
 
-    for fast, slow in zip(gradients(net(grid)), gradients(net.per_pixel(grid.at_pixels())), strict=True):
+    for fast, slow in zip(
+        gradients(net(grid)), gradients(net.per_pixel(grid.at_pixels())), strict=True
+    ):
         torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-3)
 
 

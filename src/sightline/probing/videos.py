@@ -29,6 +29,8 @@ from sightline.types import Cameras, Gaussians
 
 FPS = 30.0
 _FRAMES = 300
+Number = int | float
+"""A name, because the tests' type checker takes no integer for a float."""
 PATHS = ("arc", "spiral", "lemniscate", "wander", "ellipse", "interpolate")
 
 
@@ -36,11 +38,11 @@ PATHS = ("arc", "spiral", "lemniscate", "wander", "ellipse", "interpolate")
 class Setting:
     """What the authors chose for a scene; None where the table has no entry."""
 
-    arc: float | None = 180.0
-    spiral: tuple[float, float] | None = (0.5, 1.0)
+    arc: Number | None = 180
+    spiral: tuple[Number, Number] | None = (0.5, 1)
     """Depth waves a turn, and turns."""
-    lemniscate: float | None = 45.0
-    wander: float | None = 48.0
+    lemniscate: Number | None = 45
+    wander: Number | None = 48
 
 
 SETTINGS: dict[str, Setting] = {
