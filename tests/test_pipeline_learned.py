@@ -295,12 +295,13 @@ def test_command_line_records_weights(photos: Path, tiny_weights: Path, tmp_path
     import hashlib
 
     output = tmp_path / "run"
-    words = ("--geometry", "vggt", "--checkpoint", str(tiny_weights), "--splats", "none")
+    words = ("--checkpoint", str(tiny_weights), "--splats", "none")  # it says what it is
     code = stop_code(
         "reconstruct", str(photos / "images"), "-o", str(output), *words, "--max-frames", "2"
     )
     assert code == 0
     state = json.loads((output / "run.json").read_text())
+    assert any("vggt was chosen" in text for text in state["warnings"])
     (facts,) = state["checkpoints"]
     assert facts["sha256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     assert "non-commercial" in facts["licence"]
@@ -323,7 +324,7 @@ def test_error_paths_of_the_command_line(
         (("--geometry", "mast3r"), 2, "sightline models download MASt3R"),
         (("--geometry", "vggt", "--checkpoint", "nowhere.pt"), 2, "nowhere.pt"),
         (("--geometry", "vggt", "--checkpoint", str(other)), 2, "other.pt"),
-        (("--checkpoint", str(other)), 2, "name it with --geometry"),
+        (("--checkpoint", str(other)), 2, "holds no network known here"),
         (("--memory-limit", "0"), 2, "--memory-limit must be above 0"),
         (
             ("--geometry", "vggt", "--checkpoint", str(other), "--memory-limit", "1"),

@@ -15,7 +15,7 @@ FEW_VIEWS = 4
 """Up to so many views, a learned model that is at hand goes before structure from motion."""
 _CHUNKED = ("vggt", "vggt-omega")
 """Methods that can be told how much memory to take."""
-_ORDER = ("vggt", "mast3r", "vggt-omega", "dust3r")
+_ORDER = ("vggt", "mast3r", "vggt-omega", "dust3r", "splatt3r")
 """In which learned methods are tried by ``auto``."""
 
 
@@ -121,12 +121,27 @@ def adjusted(work: Work, seen: Views, found: Reconstruction) -> tuple[Reconstruc
     return result.reconstruction, result.changed
 
 
+def _method_of(checkpoint: str) -> tuple[str, str]:
+    """Return the method that a weights file is for, from what is in it."""
+    from sightline.checkpoints import read_checkpoint
+    from sightline.hub import resolve
+    from sightline.models.recognize import recognize
+
+    file = resolve(checkpoint)
+    found = recognize(read_checkpoint(file).weights)
+    method = None if found is None else found.family.replace("_", "-")
+    if found is None or method not in _ORDER:
+        told = "no network known here" if found is None else found.family
+        raise InputError(
+            f"--checkpoint must be a model that sees geometry ({', '.join(_ORDER)}), but {file} "
+            f"holds {told}; sightline models check tells more"
+        )
+    return method, f"{method} was chosen: {file.name} holds its weights"
+
+
 def _automatic(work: Work, ingested: Ingested) -> tuple[str, str]:
     if work.options.checkpoint is not None:
-        raise InputError(
-            "--checkpoint needs to know which model it is for; name it with --geometry, for "
-            "example --geometry vggt"
-        )
+        return _method_of(work.options.checkpoint)
     if ingested.given is not None:
         return "given", ""
     count = len(ingested)
