@@ -8,15 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.errors import FileFormatError, InputError, MissingExtraError
-from sightline.io.manifest import Record
 from sightline.preparation.execute import run_tasks
 from sightline.preparation.fit import Mode, choose_fit, tile_starts
 from sightline.preparation.load import choose_bands
 from sightline.preparation.metadata import match_metadata, read_metadata
 from sightline.preparation.options import PrepareOptions
-from sightline.preparation.process import Item
 from sightline.preparation.ranges import tally
-from sightline.preparation.select import duplicates, split
+from sightline.preparation.select import Brief, duplicates, split
 
 
 @given(
@@ -89,33 +87,26 @@ def test_duplicates_point_to_the_first() -> None:
     assert duplicates([0, 1], 0) == [-1, -1]
 
 
-def items(sources: list[str]) -> list[Item]:
-    return [
-        Item(
-            record=Record(id=str(i), file=f"images/{i}.png", width=1, height=1, sha256=name),
-            files=(),
-            look=0,
-        )
-        for i, name in enumerate(sources)
-    ]
+def items(sources: list[str]) -> list[Brief]:
+    return [Brief(id=str(i), digest=name, look=0) for i, name in enumerate(sources)]
 
 
 def test_split_keeps_files_whole_and_ignores_order() -> None:
     names = [f"file{i // 5}" for i in range(100)]
     options = PrepareOptions(val_split=0.2, seed=3)
     first, _ = split(items(names), options)
-    chosen = {i.record.sha256 for i in first if i.record.split == "val"}
-    assert sum(i.record.split == "val" for i in first) == 20
-    assert not chosen & {i.record.sha256 for i in first if i.record.split == "train"}
+    chosen = {i.digest for i in first if i.split == "val"}
+    assert sum(i.split == "val" for i in first) == 20
+    assert not chosen & {i.digest for i in first if i.split == "train"}
     second, _ = split(items(names)[::-1], options)
-    assert chosen == {i.record.sha256 for i in second if i.record.split == "val"}
+    assert chosen == {i.digest for i in second if i.split == "val"}
     other, _ = split(items(names), PrepareOptions(val_split=0.2, seed=4))
-    assert chosen != {i.record.sha256 for i in other if i.record.split == "val"}
+    assert chosen != {i.digest for i in other if i.split == "val"}
 
 
 def test_split_of_one_video_takes_its_end() -> None:
     divided, notes = split(items(["clip"] * 10), PrepareOptions(val_split=0.3))
-    assert [i.record.split for i in divided] == ["train"] * 7 + ["val"] * 3
+    assert [i.split for i in divided] == ["train"] * 7 + ["val"] * 3
     assert notes
 
 

@@ -90,13 +90,11 @@ def _show_plan(planned: "tuple[Planned, ...]", *, as_json: bool) -> None:
 
 
 def _show(result: "Prepared", *, as_json: bool) -> None:
-    kinds: dict[str, int] = {}
-    for record in result.records:
-        kinds[record.modality] = kinds.get(record.modality, 0) + 1
+    kinds = result.modalities
     if as_json:
         summary = {
             "manifest": str(result.manifest),
-            "records": len(result.records),
+            "records": sum(kinds.values()),
             "modalities": kinds,
             "skipped": list(result.skipped),
             "made": result.made,
@@ -106,5 +104,5 @@ def _show(result: "Prepared", *, as_json: bool) -> None:
         return
     parts = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
     reused = f"; {result.reused} files were finished before" if result.reused else ""
-    sys.stderr.write(f"{len(result.records)} records ({parts}){reused}\n")
+    sys.stderr.write(f"{sum(kinds.values())} records ({parts}){reused}\n")
     sys.stdout.write(f"{result.manifest}\n")

@@ -7,13 +7,14 @@ processing.
 import datetime
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sightline.errors import FileFormatError
-from sightline.io.atomic import atomic_write_text
+from sightline.io.atomic import atomic_path
 from sightline.io.inputs import MANIFEST_FORMAT, read_json
 from sightline.io.reading import inside
 
@@ -73,32 +74,54 @@ class Record:
 
 def write_manifest(
     path: Path,
-    records: Sequence[Record],
+    records: Iterable[Record],
     *,
     options: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    created: str | None = None,
 ) -> None:
-    """Write a manifest in one step.
+    """Write a manifest in one step, a record at a time.
 
     Args:
         path: ``manifest.json`` or ``inputs.json``.
         records: In view order.
         options: What decided the content.
         notes: Sentences for the user that arose on the way.
+        created: The time to write, ISO 8601; default: now.
 
     Raises:
         OutputError: If the file cannot be written.
     """
-    content = {
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    head = {
         "format": MANIFEST_FORMAT,
         "version": VERSION,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": created or now,
         "options": dict(options or {}),
         "notes": list(notes),
-        "records": [_plain(record) for record in records],
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    atomic_write_text(path, text + "\n")
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(_json(head).removesuffix("\n}") + ',\n "records": [')
+        separator = "\n"
+        for record in records:
+            text = _json(_plain(record)).replace("\n", "\n  ")
+            file.write(f"{separator}  {text}")
+            separator = ",\n"
+        file.write("\n ]\n}\n")
+
+
+def read_created(path: Path) -> str | None:
+    """Return when a manifest was written, without reading its records; None if it does not say."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            found = re.search(r'^ "created": "([^"]{1,40})"', file.read(4096), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def _json(value: Any) -> str:  # noqa: ANN401
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def read_manifest(path: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:

@@ -5,11 +5,12 @@ by a digest of all that decided its outcome. A torn last line, as a kill leaves 
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import IO, Any
 
 from sightline.errors import InputError, OutputError
 from sightline.io.manifest import Record
@@ -35,8 +36,8 @@ class Journal:
         """
         self._path = output / JOURNAL
         self._header = {"format": _FORMAT, **json.loads(json.dumps(header))}
-        self._file: TextIO | None = None
-        self.made: dict[str, Made] = {}
+        self._file: IO[bytes] | None = None
+        self._places: dict[str, int] = {}
         self.ranges: dict[str, Any] = {}
         if not self._path.exists():
             if output.is_dir() and any(output.iterdir()):
@@ -51,12 +52,12 @@ class Journal:
         """Open the file for what comes."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-            self._file = self._path.open("a", encoding="utf-8")
+            torn = _is_torn(self._path)
+            self._file = self._path.open("a+b")
             _lock(self._file, self._path.parent)
             if torn:
-                self._file.write("\n")
-            if self._file.tell() == 0:
+                self._file.write(b"\n")
+            if self._file.seek(0, os.SEEK_END) == 0:
                 self._add(self._header)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
@@ -84,30 +85,45 @@ class Journal:
             }
             for item in made.items
         ]
-        self.made[key] = made
-        self._add({"key": key, "items": items, "notes": list(made.notes)})
+        self._places[key] = self._add({"key": key, "items": items, "notes": list(made.notes)})
+
+    def __contains__(self, key: str) -> bool:
+        """Say whether a source is finished."""
+        return key in self._places
+
+    def read(self, key: str) -> Made:
+        """Return what became of a finished source.
+
+        Read from the file, so that a million records need not be held.
+        """
+        assert self._file is not None
+        self._file.seek(self._places[key])
+        return _made(json.loads(self._file.readline()))
 
     def add_ranges(self, key: str, ranges: Mapping[str, Any]) -> None:
         """Keep what was measured on pictures of all sequences."""
         self.ranges = {"key": key, "ranges": dict(ranges)}
         self._add({"ranges_of": key, "ranges": dict(ranges)})
 
-    def files(self) -> set[str]:
-        """Return every file that was ever written, relative to the output."""
-        return {file for made in self.made.values() for item in made.items for file in item.files}
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of all finished sources, former ones included."""
+        return tuple(self._places)
 
-    def _add(self, row: Mapping[str, Any]) -> None:
+    def _add(self, row: Mapping[str, Any]) -> int:
+        """Write a line; return where it begins."""
         assert self._file is not None
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            place = self._file.seek(0, os.SEEK_END)
+            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise OutputError(f"cannot write {self._path}: {reason}; free some space") from error
+        return place
 
     def _read(self, output: Path) -> None:
-        with self._path.open(encoding="utf-8", errors="replace") as file:
-            first = True
+        with self._path.open("rb") as file:
+            first, place = True, 0
             while line := file.readline(_MAX_LINE):
                 try:
                     row = json.loads(line)
@@ -115,11 +131,13 @@ class Journal:
                         self._compare(output, row)
                         first = False
                     elif "key" in row:
-                        self.made[row["key"]] = _made(row)
+                        _made(row)  # a damaged one counts as missing
+                        self._places[row["key"]] = place
                     elif "ranges_of" in row:
                         self.ranges = {"key": row["ranges_of"], "ranges": row["ranges"]}
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                    continue  # a torn line: that source is prepared again
+                    pass  # a torn line: that source is prepared again
+                place += len(line)
 
     def _compare(self, output: Path, found: Mapping[str, Any]) -> None:
         if found == self._header:
@@ -137,7 +155,16 @@ class Journal:
         )
 
 
-def _lock(file: TextIO, output: Path) -> None:
+def _is_torn(path: Path) -> bool:
+    """Say whether a file's last line has no end."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _lock(file: IO[bytes], output: Path) -> None:
     """Refuse a folder that another process writes to; the system drops the lock with the process.
 
     Raises:

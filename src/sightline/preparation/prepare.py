@@ -1,11 +1,14 @@
 """``prepare()``: inputs of any modality to pictures of one form and a manifest, start to end."""
 
+import filecmp
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,8 @@ import numpy as np
 from sightline.errors import FileFormatError, InputError, OutputError
 from sightline.io.decoding import image_format, read_head
 from sightline.io.geotiff import read_geo
-from sightline.io.inputs import MANIFEST_FORMAT, unique_names
-from sightline.io.manifest import Record, read_manifest, write_manifest
+from sightline.io.inputs import unique_names
+from sightline.io.manifest import Record, read_created, read_manifest, write_manifest
 from sightline.io.ranges import EIGHT_BIT, ValueRange
 from sightline.preparation.execute import run_tasks
 from sightline.preparation.fit import tile_starts
@@ -29,15 +32,13 @@ from sightline.preparation.process import (
     IMAGES,
     MASKS,
     RAW,
-    Item,
     Job,
-    Made,
     process,
     sha256,
 )
 from sightline.preparation.ranges import Tally, choose_range, float_budget, stated_range, tally
 from sightline.preparation.scan import Source, scan
-from sightline.preparation.select import select, split
+from sightline.preparation.select import Brief, select, split
 from sightline.protocols import Progress
 
 MANIFEST = "manifest.json"
@@ -53,7 +54,8 @@ class Prepared:
     """What `prepare` left on disk."""
 
     manifest: Path
-    records: tuple[Record, ...]
+    modalities: dict[str, int]
+    """How many records of each."""
     notes: tuple[str, ...]
     """Sentences for the user, those in the manifest."""
     skipped: tuple[str, ...]
@@ -62,6 +64,11 @@ class Prepared:
     """Sources prepared now."""
     reused: int
     """Sources that an earlier run had finished."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The manifest's records, read from the file."""
+        return read_manifest(self.manifest)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,29 +172,28 @@ def prepare(
         errors = {i: d for i, d in enumerate(digests) if isinstance(d, InputError)}
         _refuse(errors, options)
         skipped += [str(error) for error in errors.values()]
-        made, failed, reused = _make(jobs, journal, options, progress)
+        keys, failed, reused = _make(jobs, journal, options, progress)
         skipped += failed
-        if not any(one.items for one in made):
+        told_of = {key: job.metadata for key, job in zip(keys, jobs, strict=True)}
+        briefs, said_of = _briefs(told_of, journal)
+        if not briefs:
             raise FileFormatError(
                 f"nothing could be prepared: {skipped[0] if skipped else 'no part has data'}"
             )
-        items = [
-            _labelled(item, job.metadata)
-            for job, one in zip(jobs, made, strict=True)
-            for item in one.items
-        ]
-        kept, left_out = select(items, options)
+        kept, left_out = select(briefs, options)
         kept, divided = split(kept, options)
-        again = _restore(kept, jobs, made, journal, options)
-        notes = [*found.notes, *said, *(note for one in made for note in one.notes)]
-        notes += [*left_out, *divided, *(f"skipped {sentence}" for sentence in skipped)]
-        _remove_unused(output, journal.files(), kept)
-    records = [item.record for item in kept]
-    path = output / MANIFEST
-    _write(path, records, {"inputs": header["inputs"], **header["options"]}, notes)
+        notes = [*found.notes, *said, *said_of, *left_out, *divided]
+        notes += [f"skipped {sentence}" for sentence in skipped]
+        again = _settle(output, kept, dict(zip(keys, jobs, strict=True)), journal, options)
+        path = output / MANIFEST
+        contents = {"inputs": header["inputs"], **header["options"]}
+        _write(path, partial(_records, kept, told_of, journal), contents, notes)
+    modalities: dict[str, int] = {}
+    for brief in kept:
+        modalities[brief.modality] = modalities.get(brief.modality, 0) + 1
     return Prepared(
         manifest=path,
-        records=tuple(records),
+        modalities=modalities,
         notes=tuple(notes),
         skipped=tuple(skipped),
         made=len(jobs) - reused - len(failed) + again,
@@ -378,28 +384,25 @@ def _range_from(row: Sequence[Any]) -> ValueRange:
 
 def _make(
     jobs: Sequence[Job], journal: Journal, options: PrepareOptions, progress: Progress | None
-) -> tuple[list[Made], list[str], int]:
-    """Prepare what is not finished; return all in order, what failed, and how many were there."""
+) -> tuple[list[str], list[str], int]:
+    """Prepare what is not finished; return all keys, what failed, and how many were there."""
     keys = [job.key() for job in jobs]
-    made: dict[int, Made] = {i: journal.made[k] for i, k in enumerate(keys) if k in journal.made}
-    todo = [i for i in range(len(jobs)) if i not in made]
-    reused = len(made)
+    todo = [i for i, key in enumerate(keys) if key not in journal]
+    reused = len(jobs) - len(todo)
     errors: dict[int, InputError] = {}
     tasks = [jobs[i] for i in todo]
     results = run_tasks(process, tasks, workers=options.workers, cluster=options.cluster)
-    for at, result in results:
+    for done, (at, result) in enumerate(results, reused + 1):
         if isinstance(result, InputError):
             errors[todo[at]] = result
             if not options.keep_going:
                 break
         else:
-            made[todo[at]] = result
             journal.add(keys[todo[at]], result)
         if progress is not None:
-            progress(_PREPARE, float(len(made) + len(errors)), float(len(jobs)))
+            progress(_PREPARE, float(done), float(len(jobs)))
     _refuse(errors, options)
-    failed = [str(errors[i]) for i in sorted(errors)]
-    return [made.get(i, Made(items=())) for i in range(len(jobs))], failed, reused
+    return keys, [str(errors[i]) for i in sorted(errors)], reused
 
 
 def _refuse(errors: dict[int, InputError], options: PrepareOptions) -> None:
@@ -407,45 +410,76 @@ def _refuse(errors: dict[int, InputError], options: PrepareOptions) -> None:
         raise errors[min(errors)]
 
 
-def _labelled(item: Item, told: Metadata) -> Item:
-    """Return an item with what the user knows of it."""
-    record = item.record
-    return replace(
-        item, record=replace(record, split=told.split or record.split, labels=dict(told.labels))
-    )
+def _briefs(told_of: dict[str, Metadata], journal: Journal) -> tuple[list[Brief], list[str]]:
+    """Return what selection needs of every finished record, and their sources' sentences."""
+    briefs: list[Brief] = []
+    notes: list[str] = []
+    for key, told in told_of.items():
+        if key not in journal:
+            continue
+        made = journal.read(key)
+        notes += made.notes
+        briefs += [
+            Brief(
+                id=item.record.id,
+                digest=item.record.sha256 or "",
+                look=item.look,
+                sharpness=item.sharpness,
+                split=told.split or item.record.split,
+                modality=item.record.modality,
+                key=key,
+                place=place,
+            )
+            for place, item in enumerate(made.items)
+        ]
+    return briefs, notes
 
 
-def _restore(
-    kept: Sequence[Item],
-    jobs: Sequence[Job],
-    made: Sequence[Made],
+def _records(
+    kept: Sequence[Brief], told_of: dict[str, Metadata], journal: Journal
+) -> Iterator[Record]:
+    """Yield the records of the manifest, one at a time."""
+    for key, group in groupby(kept, key=lambda brief: brief.key):
+        made, labels = journal.read(key), told_of[key].labels
+        for brief in group:
+            record = made.items[brief.place].record
+            yield replace(record, split=brief.split, labels=dict(labels))
+
+
+def _settle(
+    output: Path,
+    kept: Sequence[Brief],
+    jobs: dict[str, Job],
     journal: Journal,
     options: PrepareOptions,
 ) -> int:
-    """Make files again that are gone, removed by hand for instance; return of how many sources."""
-    wanted = {item.record.id for item in kept}
-    lost = [
-        i
-        for i, one in enumerate(made)
-        if any(
-            item.record.id in wanted
-            and not all((jobs[i].output / file).is_file() for file in item.files)
-            for item in one.items
-        )
-    ]
-    tasks = [jobs[i] for i in lost]
+    """Make the files on disk those of the records.
+
+    What is gone (removed by hand, or left out by an earlier choice) is made again; what no record
+    names any more (duplicates, sources that changed) is removed.
+
+    Returns:
+        How many sources were made again.
+    """
+    used: set[str] = set()
+    lost: set[str] = set()
+    for key, group in groupby(kept, key=lambda brief: brief.key):
+        items = journal.read(key).items
+        files = {file for brief in group for file in items[brief.place].files}
+        used |= files
+        if not all((output / file).is_file() for file in files):
+            lost.add(key)
+    tasks = [jobs[key] for key in jobs if key in lost]
     for at, result in run_tasks(process, tasks, workers=options.workers, cluster=options.cluster):
         if isinstance(result, InputError):
             raise result
         journal.add(tasks[at].key(), result)
+    for key in journal.keys():  # noqa: SIM118  # not a dictionary
+        for item in journal.read(key).items:
+            for file in item.files:
+                if file not in used:
+                    (output / file).unlink(missing_ok=True)
     return len(lost)
-
-
-def _remove_unused(output: Path, known: set[str], kept: Sequence[Item]) -> None:
-    """Remove files of ours that no record names: duplicates, and sources that changed."""
-    used = {file for item in kept for file in item.files}
-    for file in sorted(known - used):
-        (output / file).unlink(missing_ok=True)
 
 
 def _remove_torn(output: Path) -> None:
@@ -470,16 +504,19 @@ def _clear(output: Path) -> None:
 
 
 def _write(
-    path: Path, records: Sequence[Record], options: dict[str, Any], notes: Sequence[str]
+    path: Path,
+    records: Callable[[], Iterable[Record]],
+    options: dict[str, Any],
+    notes: Sequence[str],
 ) -> None:
     """Write the manifest, unless the same is there already: nothing done means nothing changed."""
-    if path.is_file():
+    created = read_created(path)
+    if created is not None:
+        fresh = path.with_name(f".{path.name}")
         try:
-            before = json.loads(path.read_bytes())
-            same = before.get("format") == MANIFEST_FORMAT and before.get("options") == options
-            same = same and before.get("notes") == list(notes)
-            if same and read_manifest(path)[0] == tuple(records):
+            write_manifest(fresh, records(), options=options, notes=notes, created=created)
+            if filecmp.cmp(fresh, path, shallow=False):
                 return
-        except (ValueError, AttributeError, FileFormatError):
-            pass  # damaged: replaced
-    write_manifest(path, records, options=options, notes=notes)
+        finally:
+            fresh.unlink(missing_ok=True)
+    write_manifest(path, records(), options=options, notes=notes)

@@ -2,12 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sightline.preparation.options import PrepareOptions
-from sightline.preparation.process import Item
 
 _LISTED = 10
 _BITS = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
@@ -16,7 +15,25 @@ _BITS = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(-
 """How many bits are set in each 16-bit number; NumPy counts them itself only from version 2."""
 
 
-def select(items: Sequence[Item], options: PrepareOptions) -> tuple[list[Item], list[str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """What selection needs to know of one record."""
+
+    id: str
+    digest: str
+    """Of its source."""
+    look: int
+    """Perceptual hash."""
+    sharpness: float | None = None
+    split: str | None = None
+    modality: str = "visible"
+    key: str = ""
+    """Of its source in the journal."""
+    place: int = 0
+    """Among the records of its source."""
+
+
+def select(items: Sequence[Brief], options: PrepareOptions) -> tuple[list[Brief], list[str]]:
     """Leave out blurred pictures and duplicates of earlier ones.
 
     Returns:
@@ -29,14 +46,14 @@ def select(items: Sequence[Item], options: PrepareOptions) -> tuple[list[Item], 
         blurred = [i for i, score in scored if score < options.min_sharpness]
         kept = [i for i, score in scored if score >= options.min_sharpness]
         if blurred:
-            shown = ", ".join(f"{i.record.id} ({i.sharpness:.3g})" for i in blurred[:_LISTED])
+            shown = ", ".join(f"{i.id} ({i.sharpness:.3g})" for i in blurred[:_LISTED])
             notes.append(f"left out {len(blurred)} blurred pictures (sharpness): {shown}")
     if options.dedup:
         first = duplicates([i.look for i in kept], options.dedup_distance)
         twins = [(i, kept[at]) for i, at in zip(kept, first, strict=True) if at >= 0]
         kept = [i for i, at in zip(kept, first, strict=True) if at < 0]
         if twins:
-            shown = ", ".join(f"{a.record.id} (like {b.record.id})" for a, b in twins[:_LISTED])
+            shown = ", ".join(f"{a.id} (like {b.id})" for a, b in twins[:_LISTED])
             notes.append(f"left out {len(twins)} duplicates: {shown}")
     return kept, notes
 
@@ -57,7 +74,7 @@ def duplicates(looks: Sequence[int], distance: int) -> list[int]:
     return found
 
 
-def split(items: Sequence[Item], options: PrepareOptions) -> tuple[list[Item], list[str]]:
+def split(items: Sequence[Brief], options: PrepareOptions) -> tuple[list[Brief], list[str]]:
     """Give a share of the records to validation; splits that were given stay.
 
     All records of one source (frames of a video, tiles of a raster) go together, so that nothing
@@ -66,16 +83,16 @@ def split(items: Sequence[Item], options: PrepareOptions) -> tuple[list[Item], l
     """
     if options.val_split == 0:
         return list(items), []
-    free = [i for i in items if i.record.split is None]
+    free = [i for i in items if i.split is None]
     wanted = round(options.val_split * len(free))
     sources: dict[str, int] = {}
     for item in free:
-        digest = item.record.sha256 or item.record.id
+        digest = item.digest
         sources[digest] = sources.get(digest, 0) + 1
     notes: list[str] = []
     chosen: set[str] = set()  # of record ids
     if len(sources) == 1:
-        chosen = {i.record.id for i in free[len(free) - wanted :]}
+        chosen = {i.id for i in free[len(free) - wanted :]}
         notes.append("all records come from one file: its last ones are for validation")
     else:
         order = sorted(
@@ -88,14 +105,12 @@ def split(items: Sequence[Item], options: PrepareOptions) -> tuple[list[Item], l
             if abs(count + sources[digest] - wanted) < abs(count - wanted):
                 taken.add(digest)
                 count += sources[digest]
-        chosen = {i.record.id for i in free if (i.record.sha256 or i.record.id) in taken}
+        chosen = {i.id for i in free if i.digest in taken}
         if count != wanted:
             notes.append(
                 f"{count} records are for validation instead of {wanted}: files stay whole"
             )
     return [
-        i
-        if i.record.split is not None
-        else replace(i, record=replace(i.record, split="val" if i.record.id in chosen else "train"))
+        i if i.split is not None else replace(i, split="val" if i.id in chosen else "train")
         for i in items
     ], notes
