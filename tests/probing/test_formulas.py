@@ -227,9 +227,9 @@ def plane_cameras(shift: float) -> tuple[Cameras, torch.Tensor]:
 def test_visibility_is_the_overlap(protocol: Protocol) -> None:
     # Moved by 4 units at depth 10 with focal 10: four columns leave the other picture.
     cameras, depth = plane_cameras(4.0)
-    mask = visible_pixels(
-        depth[:1], cameras.select([0]), depth[1:], cameras.select([1]), protocol
-    )[0]
+    mask = visible_pixels(depth[:1], cameras.select([0]), depth[1:], cameras.select([1]), protocol)[
+        0
+    ]
     assert not mask[:, :4].any()
     assert mask[2:-2, 6:-2].all()
 
@@ -256,20 +256,20 @@ def test_q12_jpeg_masks_lose_their_border() -> None:
 # Section 8
 
 
-def scored(protocol: Protocol) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def scored(protocol: Protocol) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     photo = torch.rand(1, 3, 24, 24) * 0.5 + 0.25
     render = (photo + 0.1).clamp(0, 1)
     render[..., 12:] = 0  # far off, under the mask
     mask = torch.zeros(1, 24, 24, dtype=torch.bool)
     mask[..., :12] = True
-    return score_renders(render, photo, mask, protocol), mask
+    return score_renders(render, photo, mask, protocol)
 
 
 def test_q14_masked_pixels_are_left_out_or_perfect() -> None:
-    ours, mask = scored(OURS)
+    ours = scored(OURS)
     assert ours["psnr"].item() == pytest.approx(20.0, abs=1e-3)  # error 0.1 everywhere
-    theirs, _ = scored(with_quirk("Q14"))
+    theirs = scored(with_quirk("Q14"))
     # Half of the pixels are perfect: the squared error halves.
     assert theirs["psnr"].item() == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
     assert ours["mask"].item() == pytest.approx(0.5)

@@ -151,7 +151,7 @@ def test_own_backbone_and_layers() -> None:
         patch_size, embed_dim = 16, 4
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
-        def extract(self, images, *, layers):  # noqa: ANN001, ANN202
+        def extract(self, images, *, layers):
             from sightline.types import Features
 
             maps = functional.avg_pool2d(images, 16)
@@ -164,7 +164,9 @@ def test_own_backbone_and_layers() -> None:
 
 
 def test_features_of_a_configuration() -> None:
-    rows = parse_features(["iuv", "iuv+random", {"name": "d", "backbone": "random", "sweep": [1, 2]}])
+    rows = parse_features(
+        ["iuv", "iuv+random", {"name": "d", "backbone": "random", "sweep": [1, 2]}]
+    )
     assert [row.name for row in rows] == ["iuv", "iuv+random", "d@1", "d@2"]
     assert rows[1].is_drawn
     assert rows[0].is_pixels

@@ -115,8 +115,8 @@ def _config_path(words: list[str]) -> tuple[list[str], Path | None]:
     return words, None
 
 
-def _run(words: list[str]) -> None:
-    words, file = _config_path(words)
+def _run(typed: list[str]) -> None:
+    words, file = _config_path(typed)
     verb = run_parser()
     arguments = verb.parse_args(words)
     from sightline.probing.config import config_from
@@ -144,7 +144,7 @@ def _run(words: list[str]) -> None:
             progress=table.progress,
             cluster=arguments.cluster,
         )
-    report = write_report(output, command=_command("run", words))
+    report = write_report(output, command=_command("run", typed))
     result = {
         "output": str(output),
         "report": str(report),

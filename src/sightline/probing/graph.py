@@ -21,6 +21,7 @@ State = Literal["waiting", "running", "done", "kept", "retried", "failed", "bloc
 _LASTING = (InputError, MissingExtraError)
 """Errors that another try does not mend."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that happened to a task."""

@@ -70,8 +70,9 @@ def render(results: Results, pages: dict[str, str], command: str) -> str:
         element("h1", "Which features know 3D"),
         element(
             "p",
-            f"{format_count(len(results.features))} features, {format_count(len(results.scenes))} "
-            f"scenes, {format_count(len(results.grid['config']['seeds']))} seeds, mode {names}, "
+            f"{_counted(len(results.features), 'feature')}, "
+            f"{_counted(len(results.scenes), 'scene')}, "
+            f"{_counted(len(results.grid['config']['seeds']), 'seed')}, mode {names}, "
             f"protocol {results.protocol}.",
             class_="summary",
         ),
@@ -92,18 +93,22 @@ def render(results: Results, pages: dict[str, str], command: str) -> str:
 def _notes(results: Results) -> Html | None:
     notes = []
     if results.missing:
-        notes.append(f"{results.missing} probes are not finished and are left out.")
+        notes.append(f"{_counted(results.missing, 'probe')} not finished and left out.")
     if results.grid.get("lpips_note"):
-        notes.append(f"No LPIPS: {results.grid['lpips_note']}.")
+        notes.append(f"{results.grid['lpips_note']}.")
     seeds = len(results.grid["config"]["seeds"])
     if len(results.scenes) < 3 or seeds < 3:
         notes.append(
-            f"{len(results.scenes)} scenes and {seeds} seeds make narrow grounds: intervals over so "
-            "few drawings understate what another scene would change."
+            f"{_counted(len(results.scenes), 'scene')} and {_counted(seeds, 'seed')} are narrow "
+            "grounds: intervals over so few understate what another scene would change."
         )
     if not notes:
         return None
     return element("ul", [element("li", note) for note in notes], class_="notes")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{format_count(number)} {what}{'' if number == 1 else 's'}"
 
 
 def _headline(results: Results) -> Html | None:
