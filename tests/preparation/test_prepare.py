@@ -15,6 +15,7 @@ from PIL import Image
 from sightline.errors import FileFormatError, InputError, MissingExtraError
 from sightline.io.arrays import read_npz
 from sightline.io.manifest import Record, read_manifest
+from sightline.preparation.journal import Journal
 from sightline.preparation.options import PrepareOptions
 from sightline.preparation.prepare import Prepared, plan, prepare
 from tests.io.clips import moving, write_clip
@@ -483,3 +484,51 @@ def test_shared_sets(tmp_path: Path, shared_data: Path) -> None:
     masked = next(r for r in result.records if r.id == "RGB.byte")
     mask = read(tmp_path / "out", masked.mask) > 0
     assert 0.4 < mask.mean() < 0.7
+
+
+def test_told_modality_and_depth_count(tmp_path: Path) -> None:
+    """A TIFF without GeoTIFF tags becomes a raster, a picture gets its depth, by metadata."""
+    values = np.stack([raw_counts(), raw_counts(seed=1), raw_counts(seed=2)], -1)
+    write_raster(tmp_path / "a.tif", values, keys=())
+    save(tmp_path / "b.png", texture(40, 60))
+    save(tmp_path / "z16.png", raw_counts())
+    told = {
+        "a.tif": {"modality": "satellite", "bands": [2, 1, 0]},
+        "b.png": {"depth": {"file": "z16.png", "scale": 0.01}},
+    }
+    (tmp_path / "m.json").write_text(json.dumps(told))
+    inputs = (tmp_path / "a.tif", tmp_path / "b.png")
+    result = run(tmp_path, *inputs, metadata_json=str(tmp_path / "m.json"), size=0)
+    raster, photo = result.records
+    assert (raster.modality, raster.bands) == ("satellite", [2, 1, 0])
+    assert raster.range is not None
+    assert raster.range["min"] == pytest.approx(
+        np.percentile(values[..., ::-1].reshape(-1, 3), 2, axis=0)
+    )
+    assert photo.depth is not None
+    assert photo.depth["scale"] == 0.01
+    np.testing.assert_array_equal(read(tmp_path / "out", photo.depth["file"]), raw_counts())
+    save(tmp_path / "z16.png", raw_counts(seed=5))
+    again = run(tmp_path, *inputs, metadata_json=str(tmp_path / "m.json"), size=0)
+    assert (again.made, again.reused) == (1, 1)
+
+
+def test_transparency_is_laid_on_white_and_masked(tmp_path: Path) -> None:
+    pixels = np.dstack([texture(40, 40), np.full((40, 40), 255, np.uint8)])
+    pixels[:, 20:, 3] = 0
+    record = only(run(tmp_path, save(tmp_path / "a.png", pixels), size=20))
+    stored, mask = (read(tmp_path / "out", f) for f in (record.file, record.mask))
+    assert (stored[:, 10:] == 255).all()
+    assert (mask[:, :10] == 255).all()
+    assert (mask[:, 10:] == 0).all()
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", texture(30, 40))
+    options = PrepareOptions()
+    header = {"inputs": [str(path)], "options": options.content()}
+    with (
+        Journal(tmp_path / "out", header),
+        pytest.raises(InputError, match="another sightline prepare is writing"),
+    ):
+        run(tmp_path, path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -72,3 +73,28 @@ class PatchEmbed(nn.Module):
         tokens = self.proj(x).permute(0, 2, 3, 1)
         tokens = tokens.flatten(1, 2) if self.flatten_embedding else tokens
         return self.norm(tokens)
+
+
+def widen_projection(
+    weight: Float[Tensor, "dim 3 rows cols"], channels: int
+) -> Float[Tensor, "dim channels rows cols"]:
+    """Return an RGB patch projection for pictures of any number of channels.
+
+    With three and more, the first three keep their kernels and each further one gets a copy of
+    their mean; where its normalised values are zero, the tokens are the old ones. With fewer, each
+    gets the mean, scaled so that their sum stays: one channel gives exactly what repeating it three
+    times gave.
+
+    Args:
+        weight: ``proj.weight`` of a network for red, green and blue, in this order.
+        channels: Of the new pictures, shown ones first, as `sightline prepare` stores them.
+
+    Raises:
+        ShapeError: If there are no channels.
+    """
+    if channels < 1:
+        raise ShapeError(f"channels must be 1 or more, got {channels}; give the number of bands")
+    mean = weight.mean(1, keepdim=True)
+    if channels < 3:
+        return (mean * (3 / channels)).expand(-1, channels, -1, -1).contiguous()
+    return torch.cat([weight, mean.expand(-1, channels - 3, -1, -1)], 1)

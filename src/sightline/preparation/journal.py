@@ -54,7 +54,11 @@ class Journal:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             torn = _is_torn(self._path)
             self._file = self._path.open("a+b")
-            _lock(self._file, self._path.parent)
+            try:
+                _lock(self._file, self._path.parent)
+            except InputError:
+                self._file.close()
+                raise
             if torn:
                 self._file.write(b"\n")
             if self._file.seek(0, os.SEEK_END) == 0:

@@ -299,9 +299,10 @@ def _survey(task: _Survey) -> tuple[tuple[Any, ...], Tally]:
     return kind, tally(loaded.samples, loaded.valid, budget=task.budget)
 
 
-def _shares_range(source: Source) -> bool:
+def _shares_range(source: Source, told: Metadata) -> bool:
     try:
-        return needs_range(source)
+        raster = told.modality == "satellite" and image_format(read_head(source.path)) == "tiff"
+        return not raster and needs_range(source)
     except InputError:
         return False  # named when it is prepared
 
@@ -318,7 +319,9 @@ def _ranges(
     tasks: list[_Survey] = []
     members = []
     for source, told, digest in zip(sources, metadata, digests, strict=True):
-        if not isinstance(digest, str) or source.is_depth or not _shares_range(source):
+        if not isinstance(digest, str) or source.is_depth:
+            continue
+        if not _shares_range(source, told):
             continue
         group = told.group or source.group
         tasks.append(

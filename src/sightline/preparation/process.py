@@ -61,7 +61,8 @@ class Job:
             None if self.value_range is None else asdict(self.value_range),
             *(known.modality, known.camera, known.pose, known.bands),
             *(lens, pose, source.given_kind, source.depth_scale, source.depth_unit),
-            *(None if p is None else sha256(p) for p in (source.mask, source.depth)),
+            *(_digest(p) for p in (source.mask, source.depth)),
+            None if known.depth is None else [known.depth, _digest(Path(known.depth["file"]))],
         ]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
@@ -113,6 +114,14 @@ def sha256(path: Path) -> str:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"cannot read {path}: {reason}; check its permissions") from error
+
+
+def _digest(path: Path | None) -> str | None:
+    """Return a file's digest, or None; that it cannot be read is said when it is needed."""
+    try:
+        return None if path is None else sha256(path)
+    except InputError:
+        return None
 
 
 def look_of(luma: UInt8[np.ndarray, "height width"]) -> int:
