@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from sightline.errors import InputError, OutputError
 from sightline.io.manifest import Record
-from sightline.preparation.process import Item, Made
+from sightline.preparation.job import Item, Made
 
 JOURNAL = ".prepare.jsonl"
 _FORMAT = "sightline-prepare"

@@ -1,8 +1,6 @@
 """``prepare()``: inputs of any modality to pictures of one form and a manifest, start to end."""
 
 import filecmp
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,39 +10,27 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sightline.errors import FileFormatError, InputError, OutputError
 from sightline.io.decoding import image_format, read_head
 from sightline.io.geotiff import read_geo
 from sightline.io.inputs import unique_names
 from sightline.io.manifest import Record, read_created, read_manifest, write_manifest
-from sightline.io.ranges import EIGHT_BIT, ValueRange
 from sightline.preparation.execute import run_tasks
 from sightline.preparation.fit import tile_starts
+from sightline.preparation.job import Job, sha256
 from sightline.preparation.journal import JOURNAL, Journal
-from sightline.preparation.load import load, needs_range
 from sightline.preparation.metadata import Metadata, match_metadata, read_metadata
 from sightline.preparation.options import PrepareOptions
-from sightline.preparation.process import (
-    BANDS,
-    DEPTH,
-    IMAGES,
-    MASKS,
-    RAW,
-    Job,
-    process,
-    sha256,
-)
-from sightline.preparation.ranges import Tally, choose_range, float_budget, stated_range, tally
+from sightline.preparation.process import process
 from sightline.preparation.scan import Source, scan
 from sightline.preparation.select import Brief, select, split
+from sightline.preparation.sequences import sequence_ranges
+from sightline.preparation.writer import FOLDERS
 from sightline.protocols import Progress
 
 MANIFEST = "manifest.json"
 
-_HASH, _SURVEY, _PREPARE = "read files", "measure ranges", "prepare"
-_PARTS = (IMAGES, MASKS, DEPTH, RAW, BANDS)
+_HASH, _PREPARE = "read files", "prepare"
 _LISTED = 10
 _DERIVED = re.compile(r"^(.*)(?:_\d{6}|_r\d{5}_c\d{5})$")
 
@@ -153,7 +139,7 @@ def prepare(
         _remove_torn(output)
         sources, known = list(found.sources), list(metadata)
         digests = _digests(sources, options, progress)
-        ranges = _ranges(sources, known, digests, options, journal, progress)
+        ranges = sequence_ranges(sources, known, digests, options, journal, progress)
         jobs = [
             Job(
                 source=source if told.group is None else replace(source, group=told.group),
@@ -274,117 +260,6 @@ def _digests(
     return digests
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Survey:
-    """One deep picture that shares its range with others of its kind."""
-
-    source: Source
-    options: PrepareOptions
-    modality: str | None
-    budget: int
-
-
-def _survey(task: _Survey) -> tuple[tuple[Any, ...], Tally]:
-    """Return the kind of a picture, and its values."""
-    loaded = load(task.source, alpha=task.options.alpha, modality=task.modality)
-    height, width, channels = loaded.samples.shape
-    # Another size is another sensor, whose counts mean something else.
-    kind = (
-        task.source.group,
-        (min(height, width), max(height, width)),
-        channels,
-        loaded.samples.dtype.str,
-        loaded.modality,
-    )
-    return kind, tally(loaded.samples, loaded.valid, budget=task.budget)
-
-
-def _shares_range(source: Source, told: Metadata) -> bool:
-    try:
-        raster = told.modality == "satellite" and image_format(read_head(source.path)) == "tiff"
-        return not raster and needs_range(source)
-    except InputError:
-        return False  # named when it is prepared
-
-
-def _ranges(
-    sources: Sequence[Source],
-    metadata: Sequence[Metadata],
-    digests: Sequence[Any],
-    options: PrepareOptions,
-    journal: Journal,
-    progress: Progress | None,
-) -> dict[str, ValueRange]:
-    """Return the range of each deep picture, one for all of a kind in a group."""
-    tasks: list[_Survey] = []
-    members = []
-    for source, told, digest in zip(sources, metadata, digests, strict=True):
-        if not isinstance(digest, str) or source.is_depth:
-            continue
-        if not _shares_range(source, told):
-            continue
-        group = told.group or source.group
-        tasks.append(
-            _Survey(
-                source=replace(source, group=group),
-                options=options,
-                modality=told.modality,
-                budget=0,
-            )
-        )
-        members.append([source.source, digest, group, told.modality])
-    choice = options.range_choice()
-    if choice.kind in ("fixed", "celsius"):
-        shared = stated_range(choice, options.gain, options.offset)
-        return {task.source.source: shared for task in tasks}
-    key = hashlib.sha256(json.dumps(members).encode()).hexdigest()
-    if journal.ranges.get("key") == key:
-        found = journal.ranges["ranges"]
-        return {name: _range_from(value) for name, value in found.items()}
-    budget = float_budget(len(tasks))
-    tasks = [replace(task, budget=budget) for task in tasks]
-    totals: dict[tuple[Any, ...], Tally] = {}
-    kinds: dict[str, tuple[Any, ...]] = {}
-    floats: dict[int, tuple[tuple[Any, ...], Tally]] = {}
-    results = run_tasks(_survey, tasks, workers=options.workers, cluster=options.cluster)
-    for done, (at, result) in enumerate(results, 1):
-        if progress is not None:
-            progress(_SURVEY, float(done), float(len(tasks)))
-        if isinstance(result, InputError):
-            if not options.keep_going:
-                raise result
-            continue  # named when it is prepared
-        kind, values = result
-        kinds[tasks[at].source.source] = kind
-        if values.counts is None:
-            floats[at] = result  # joined in order, so that the sum does not depend on the workers
-        else:
-            totals[kind] = totals[kind] + values if kind in totals else values
-    for _, (kind, values) in sorted(floats.items()):
-        totals[kind] = totals[kind] + values if kind in totals else values
-    of_kind = {
-        kind: choose_range(
-            values, dtype=np.dtype(kind[3]), channels=kind[2], satellite=False, choice=choice
-        )
-        for kind, values in totals.items()
-    }
-    ranges = {name: of_kind[kind] for name, kind in kinds.items()}
-    if tasks:
-        journal.add_ranges(key, {name: _range_plain(r) for name, r in ranges.items()})
-    return ranges
-
-
-def _range_plain(value: ValueRange) -> list[Any]:
-    return [value.rule, value.low, value.high, list(value.minimum), list(value.maximum)]
-
-
-def _range_from(row: Sequence[Any]) -> ValueRange:
-    rule, low, high, minimum, maximum = row
-    if rule == "none":
-        return EIGHT_BIT
-    return ValueRange(rule=rule, low=low, high=high, minimum=tuple(minimum), maximum=tuple(maximum))
-
-
 def _make(
     jobs: Sequence[Job], journal: Journal, options: PrepareOptions, progress: Progress | None
 ) -> tuple[list[str], list[str], int]:
@@ -487,7 +362,7 @@ def _settle(
 
 def _remove_torn(output: Path) -> None:
     """Remove the half-written files that a kill leaves; the journal's lock says they are nobody's."""
-    for part in _PARTS:
+    for part in FOLDERS:
         for file in (output / part).glob(".*.tmp.*"):
             file.unlink(missing_ok=True)
 
@@ -497,7 +372,7 @@ def _clear(output: Path) -> None:
     if not (output / JOURNAL).is_file():
         return
     try:
-        for part in _PARTS:
+        for part in FOLDERS:
             shutil.rmtree(output / part, ignore_errors=True)
         (output / MANIFEST).unlink(missing_ok=True)
         (output / JOURNAL).unlink()

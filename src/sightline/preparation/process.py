@@ -1,9 +1,7 @@
 """Make the records and files of one source; the same source gives the same bytes everywhere."""
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,81 +9,23 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
-from sightline.errors import FileFormatError, InputError, OutputError
-from sightline.io.arrays import write_npz
-from sightline.io.atomic import atomic_write_bytes
+from sightline.errors import FileFormatError, InputError
 from sightline.io.frames import FrameOptions, plan_frames, read_frames, sharpness
 from sightline.io.images import orient, read_samples, upright_to_stored
 from sightline.io.intrinsics import fit_lens
 from sightline.io.manifest import Record
-from sightline.io.masks import read_mask, write_mask
+from sightline.io.masks import read_mask
 from sightline.io.ranges import EIGHT_BIT, ValueRange, apply_range
 from sightline.io.reading import read_whole
 from sightline.preparation.fit import Fit, choose_fit, fit_camera, tile_starts
+from sightline.preparation.job import Item, Job, Made
 from sightline.preparation.load import Loaded, load
-from sightline.preparation.metadata import Metadata
 from sightline.preparation.options import PrepareOptions
 from sightline.preparation.ranges import choose_range, stated_range, tally
 from sightline.preparation.scan import Source
+from sightline.preparation.writer import COPIED, DEPTH, IMAGES, RAW, Writer
 
-IMAGES, MASKS, DEPTH, RAW, BANDS = "images", "masks", "depth", "raw", "bands"
-
-_COPIED = {"jpeg": (".jpg", ".jpeg"), "png": (".png",)}
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # a seventh of the default level's time
 _INFRARED = {"ir", "nir"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
-    """What it takes to prepare one source, anywhere."""
-
-    source: Source
-    stem: str
-    """Of its files; frames and tiles add to it."""
-    digest: str
-    """SHA-256 of the source."""
-    value_range: ValueRange | None
-    """Of the sequence that a deep picture belongs to."""
-    metadata: Metadata
-    options: PrepareOptions
-    output: Path
-
-    def key(self) -> str:
-        """Return a digest of everything that decides the outcome, paths left out."""
-        source, known = self.source, self.metadata
-        given = source.given
-        lens = None if given is None or given.lens is None else given.lens.to_json("given")
-        pose = None if given is None or given.w2c is None else given.w2c.tolist()
-        parts = [
-            *(self.stem, self.digest, source.source, source.group, sorted(source.words)),
-            None if self.value_range is None else asdict(self.value_range),
-            *(known.modality, known.camera, known.pose, known.bands),
-            *(lens, pose, source.given_kind, source.depth_scale, source.depth_unit),
-            *(_digest(p) for p in (source.mask, source.depth)),
-            None if known.depth is None else [known.depth, _digest(Path(known.depth["file"]))],
-        ]
-        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One record with what selection needs to know of it."""
-
-    record: Record
-    files: tuple[str, ...]
-    """Relative to the output."""
-    look: int
-    """Perceptual hash, 64 bits."""
-    sharpness: float | None = None
-    """Of pictures, where it is asked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What became of one source."""
-
-    items: tuple[Item, ...]
-    notes: tuple[str, ...] = ()
 
 
 def process(job: Job) -> Made:
@@ -100,28 +40,6 @@ def process(job: Job) -> Made:
     if job.source.is_depth and job.metadata.modality in (None, "depth"):
         return _depth_alone(job)
     return _picture(job)
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file's bytes.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read {path}: {reason}; check its permissions") from error
-
-
-def _digest(path: Path | None) -> str | None:
-    """Return a file's digest, or None; that it cannot be read is said when it is needed."""
-    try:
-        return None if path is None else sha256(path)
-    except InputError:
-        return None
 
 
 def look_of(luma: UInt8[np.ndarray, "height width"]) -> int:
@@ -234,10 +152,10 @@ def _part(
         mask = _both(mask, fit.apply_mask(valid))
     if drawn is not None:
         mask = _both(mask, fit.apply_mask(drawn[rows, columns]))
-    writer = _Writer(job.output, job.stem + window.suffix)
+    writer = Writer(job.output, job.stem + window.suffix)
     shown = fitted[..., : loaded.shown]
     pixels, levels, value_range = _display(shown, loaded, value_range, options)
-    copied = options.size == 0 and loaded.plain and loaded.format in _COPIED
+    copied = options.size == 0 and loaded.plain and loaded.format in COPIED
     file = writer.copy(source.path, loaded.format) if copied else writer.png(IMAGES, pixels)
     bands = None if loaded.bands is None else list(loaded.bands)
     record = Record(
@@ -331,7 +249,7 @@ def _geo(loaded: Loaded, window: _Window, fit: Fit) -> dict[str, Any] | None:
     return found or None
 
 
-def _keep_raw(writer: "_Writer", source: Source, loaded: Loaded) -> str | None:
+def _keep_raw(writer: Writer, source: Source, loaded: Loaded) -> str | None:
     if loaded.modality != "thermal" or loaded.source_dtype == "uint8":
         return None
     if loaded.counts is not None:
@@ -367,7 +285,7 @@ def _pose(job: Job) -> list[list[float]] | None:
     return np.linalg.inv(given.w2c).tolist()
 
 
-def _depth(writer: "_Writer", job: Job, loaded: Loaded, fit: Fit) -> dict[str, Any] | None:
+def _depth(writer: Writer, job: Job, loaded: Loaded, fit: Fit) -> dict[str, Any] | None:
     """Write the depth map of a view, fitted like the view, without mixing neighbours."""
     source, told = job.source, job.metadata.depth
     path = source.depth if told is None else Path(told["file"])
@@ -388,7 +306,7 @@ def _depth_alone(job: Job) -> Made:
     steps = _read_steps(source.path)
     fit = choose_fit(steps.shape[0], steps.shape[1], options.size, options.mode)
     fitted = fit.apply_nearest(steps)
-    writer = _Writer(job.output, job.stem)
+    writer = Writer(job.output, job.stem)
     file = writer.png(DEPTH, fitted[..., None])
     scale = 0.001 if job.metadata.depth is None else job.metadata.depth["scale"]
     record = Record(
@@ -447,7 +365,7 @@ def _video(job: Job) -> Made:
         height, width = pixels.shape[:2]
         fit = choose_fit(height, width, options.size, options.mode)
         fitted, mask = fit.apply(pixels)
-        writer = _Writer(job.output, f"{job.stem}_{frame.number:06d}")
+        writer = Writer(job.output, f"{job.stem}_{frame.number:06d}")
         grey = bool((np.ptp(fitted.astype(np.int16), axis=2) <= 4).mean() > 0.99)
         guess = "ir" if grey and source.words & _INFRARED else "visible"
         camera = job.metadata.camera
@@ -478,45 +396,6 @@ def _video(job: Job) -> Made:
         )
         items.append(Item(record=record, files=tuple(writer.files), look=look_of(_luma(fitted))))
     return Made(items=tuple(items), notes=plan.notes)
-
-
-class _Writer:
-    """Writes the files of one record, and remembers which."""
-
-    def __init__(self, output: Path, name: str) -> None:
-        self.name = name
-        self.files: list[str] = []
-        self._output = output
-
-    def bytes(self, folder: str, suffix: str, data: bytes) -> str:
-        file = f"{folder}/{self.name}{suffix}"
-        atomic_write_bytes(self._output / file, data)
-        self.files.append(file)
-        return file
-
-    def png(self, folder: str, pixels: Shaped[np.ndarray, "h w c"]) -> str:
-        stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.shape[-1] == 3 else pixels
-        made, data = cv2.imencode(".png", np.ascontiguousarray(stored), _PNG)
-        if not made:
-            raise OutputError(f"cannot write {self.name}: the picture could not be encoded")
-        return self.bytes(folder, ".png", data.tobytes())
-
-    def copy(self, path: Path, kind: str) -> str:
-        suffix = path.suffix.lower()
-        suffix = suffix if suffix in _COPIED[kind] else _COPIED[kind][0]
-        return self.bytes(IMAGES, suffix, read_whole(path))
-
-    def mask(self, mask: Bool[np.ndarray, "h w"]) -> str:
-        file = f"{MASKS}/{self.name}.png"
-        write_mask(self._output / file, mask)
-        self.files.append(file)
-        return file
-
-    def bands(self, values: Shaped[np.ndarray, "h w c"]) -> str:
-        file = f"{BANDS}/{self.name}.npz"
-        write_npz(self._output / file, {"values": values})
-        self.files.append(file)
-        return file
 
 
 def _both(
