@@ -22,7 +22,9 @@ SOURCE = SceneSource(
 
 
 def protocol(**changes: object) -> Protocol:
-    return find_protocol("fast", {**tiny.CHANGES, "long_side": 48, "train_views": 3, **changes})
+    return find_protocol(
+        "fast", {**tiny.CHANGES, "long_side": 48, "train_views": 3, "hidden": 48, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,16 @@ def test_scene_and_cloud(scene: ProbeScene, cloud: Cloud) -> None:
     torch.testing.assert_close(pixels[4, 7], torch.tensor([7.5, 4.5]), rtol=1e-3, atol=1e-3)
 
 
-def test_depth_of_given_cameras_comes_from_training_views(scene: ProbeScene) -> None:
+def test_depth_of_given_cameras_comes_from_training_views() -> None:
+    settings = protocol(depth_steps=40)
+    close = SceneSource(
+        id="close",
+        synthetic={**SOURCE.synthetic, "num_views": 30},
+        train=("view_000", "view_001", "view_002", "view_003"),
+        test=("view_004",),
+    )
+    scene = load_scene(close, settings)
     blind = dataclasses.replace(scene, depth=None)
-    settings = protocol(depth_steps=80)
     assert choose_method(blind, "auto") == "given"
     found = make_cloud(blind, "given", settings)
     # Whatever test photos show does not matter.
@@ -176,7 +185,7 @@ def test_q8_features_freeze_after_the_warm_start(scene: ProbeScene, inputs: Prob
 
 def test_q9_hidden_width_of_pixel_features(scene: ProbeScene, inputs: ProbeInput) -> None:
     pixels = make_grid(torch.rand(3, 6, 48, 48), even_placement((48, 48), (48, 48)), is_pixels=True)
-    for narrow, hidden in ((True, 6), (False, 256)):
+    for narrow, hidden in ((True, 6), (False, 48)):
         settings = protocol(quirks={"Q9": narrow})
         found = train_probe(inputs, pixels, "G", settings)
         assert found.readout["head_xyz.mlp_warp.0.weight"].shape == (hidden, 6)
@@ -238,7 +247,7 @@ def test_true_depth_scores_above_random_features(
     knowing = make_grid(points, even_placement((48, 48), (48, 48)), is_pixels=True)
     torch.manual_seed(0)
     noise = make_grid(torch.randn(3, 3, 48, 48), even_placement((48, 48), (48, 48)), is_pixels=True)
-    settings = protocol(warm_steps=100, steps=20, pose_steps=0)
+    settings = protocol(warm_steps=60, steps=15, pose_steps=0)
     photos = scene.targets[scene.num_train :].float() / 255
     test = cloud.test.map(lambda t: t.float())
     scores: dict[str, list[float]] = {"knowing": [], "noise": []}

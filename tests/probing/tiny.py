@@ -4,6 +4,7 @@ from typing import Any
 
 CHANGES = {
     "long_side": 32,
+    "hidden": 32,
     "warm_steps": 6,
     "steps": 8,
     "baseline_steps": 8,

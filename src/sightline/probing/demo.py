@@ -178,7 +178,8 @@ def cloud_step(
     cloud = files.read_cloud(store.path(probe.inputs[1]) / CLOUD)
     points = colored_points(cloud, scene)
     write_point_ply(output / "points.ply", points)
-    write_glb(output / "cloud.glb", points, cloud.train.map(lambda t: t.float()))
+    cameras = cloud.train.map(lambda t: t.float())
+    write_glb(output / "cloud.glb", points, cameras, scene.names[: scene.num_train])
     return {"cloud": output / "cloud.glb", "points": output / "points.ply"}
 
 
