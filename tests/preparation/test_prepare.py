@@ -532,3 +532,17 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
         pytest.raises(InputError, match="another sightline prepare is writing"),
     ):
         run(tmp_path, path)
+
+
+def test_told_depth_is_not_shown(tmp_path: Path) -> None:
+    save(tmp_path / "z.png", raw_counts())
+    (tmp_path / "m.json").write_text('{"z.png": {"modality": "depth"}}')
+    record = only(run(tmp_path, tmp_path / "z.png", metadata_json=str(tmp_path / "m.json"), size=0))
+    assert (record.modality, record.file) == ("depth", "depth/z.png")
+    np.testing.assert_array_equal(read(tmp_path / "out", record.file), raw_counts())
+
+
+def test_no_sharp_picture_is_an_error(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", texture(30, 40))
+    with pytest.raises(InputError, match="nothing is left: left out 1 blurred pictures"):
+        run(tmp_path, path, min_sharpness=1e9)

@@ -167,6 +167,8 @@ def prepare(
                 f"nothing could be prepared: {skipped[0] if skipped else 'no part has data'}"
             )
         kept, left_out = select(briefs, options)
+        if not kept:
+            raise InputError(f"nothing is left: {left_out[0]}; lower --min-sharpness")
         kept, divided = split(kept, options)
         notes = [*found.notes, *said, *said_of, *left_out, *divided]
         notes += [f"skipped {sentence}" for sentence in skipped]

@@ -37,7 +37,8 @@ def process(job: Job) -> Made:
     """
     if job.source.kind == "video":
         return _video(job)
-    if job.source.is_depth and job.metadata.modality in (None, "depth"):
+    told = job.metadata.modality
+    if told == "depth" or (told is None and job.source.is_depth):
         return _depth_alone(job)
     return _picture(job)
 

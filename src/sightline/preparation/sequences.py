@@ -49,6 +49,8 @@ def _survey(task: _Survey) -> tuple[tuple[Any, ...], Tally]:
 
 
 def _shares_range(source: Source, told: Metadata) -> bool:
+    if told.modality == "depth" or (told.modality is None and source.is_depth):
+        return False
     try:
         raster = told.modality == "satellite" and image_format(read_head(source.path)) == "tiff"
         return not raster and needs_range(source)
@@ -80,9 +82,7 @@ def sequence_ranges(
     tasks: list[_Survey] = []
     members = []
     for source, told, digest in zip(sources, metadata, digests, strict=True):
-        if not isinstance(digest, str) or source.is_depth:
-            continue
-        if not _shares_range(source, told):
+        if not isinstance(digest, str) or not _shares_range(source, told):
             continue
         group = told.group or source.group
         tasks.append(
