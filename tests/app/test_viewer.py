@@ -255,7 +255,7 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-def wait_until(page: Page, is_true, seconds: float = 20) -> None:
+def wait_until(page: Page, is_true, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < deadline
@@ -314,7 +314,7 @@ def test_viewer_in_a_browser(
             difference = pixels[200:, :550].astype(int) - page.screenshot()[200:, :550]
             return bool(np.abs(difference).mean() < 8)
 
-        wait_until(page, saved_equals_screen, seconds=60)
+        wait_until(page, saved_equals_screen)
 
         # viser itself logs this one for any splats, since it draws them without positions.
         assert [e for e in page.errors if "computeBoundingSphere" not in e] == []

