@@ -95,6 +95,7 @@ ALIASES: dict[str, str] = {
     "dinov3_giant": "dinov3_vitg16",
     "dinov3_vitl16_reg": "dinov3_vitl16",
     "dinov3_7b": "dinov3_vit7b16",
+    "dinov3_vitl14_reg": "dinov3_vitl14",
     "vggt_aggregator": "vggt",
     "vggt_decoder": "vggt",
     "vggt_e": "vggt_encoder",
