@@ -33,5 +33,7 @@ def test_two_workers_give_the_same_table(tmp_path: Path) -> None:
         ray.shutdown()
     assert not there.failed
     assert {t.key for t in there.done} == {t.key for t in here.done}
-    for one, two in zip(collect(tmp_path / "ray").rows, collect(tmp_path / "here").rows, strict=True):
+    for one, two in zip(
+        collect(tmp_path / "ray").rows, collect(tmp_path / "here").rows, strict=True
+    ):
         assert one.scores == two.scores

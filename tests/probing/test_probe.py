@@ -130,6 +130,29 @@ def test_any_estimator_gives_a_cloud(scene: ProbeScene) -> None:
     assert not torch.allclose(wrong.test.w2c, known.test.w2c, atol=1e-2)
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_q3_and_the_settings_of_estimators(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.probing import clouds
+    from sightline.reconstruction import create_estimator
+
+    @dataclasses.dataclass(frozen=True)
+    class Refining:
+        optimize_depth: bool = True
+        device: str = "?"
+
+        def estimate(self, views: Views) -> Reconstruction:
+            raise NotImplementedError
+
+    monkeypatch.setattr(clouds, "create_estimator", lambda *_, **__: Refining())
+    found = clouds._estimator("mast3r", protocol(quirks={"Q3": on}), {}, "cpu")
+    assert (found.optimize_depth, found.device) == (not on, "cpu")
+    monkeypatch.setattr(clouds, "create_estimator", create_estimator)
+    published = find_protocol("feat2gs-v1")
+    mast3r = clouds._estimator("mast3r", published, {"subsample": 4}, "cpu")
+    assert (mast3r.fine, mast3r.shared_intrinsics, mast3r.subsample) == ((200, 0.014, 0.5), True, 4)
+    assert clouds._estimator("mast3r", protocol(), {}, "cpu").fine == (300, 0.01, 0.5)
+
+
 def run(scene: ProbeScene, inputs: ProbeInput, mode: str, **changes: object) -> ProbeResult:
     tokens = None if mode == "free" else features(scene)
     return train_probe(inputs, tokens, mode, protocol(**changes), seed=0)
@@ -247,7 +270,7 @@ def test_true_depth_scores_above_random_features(
     knowing = make_grid(points, even_placement((48, 48), (48, 48)), is_pixels=True)
     torch.manual_seed(0)
     noise = make_grid(torch.randn(3, 3, 48, 48), even_placement((48, 48), (48, 48)), is_pixels=True)
-    settings = protocol(warm_steps=60, steps=15, pose_steps=0)
+    settings = protocol(warm_steps=150, steps=10, pose_steps=0)
     photos = scene.targets[scene.num_train :].float() / 255
     test = cloud.test.map(lambda t: t.float())
     scores: dict[str, list[float]] = {"knowing": [], "noise": []}

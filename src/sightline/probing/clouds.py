@@ -116,15 +116,25 @@ def _estimator(
 ) -> GeometryEstimator:
     estimator = create_estimator(method, **options)
     known = {item.name for item in dataclasses.fields(estimator)}  # type: ignore[arg-type]
-    settings: dict[str, Any] = {"device": device, "progress": None}
+    settings: dict[str, Any] = {"device": device, "square_ok": True}
+    if protocol.shared_focal:
+        settings |= _PUBLISHED.get(method, {})
     # Quirk Q3: the reference's test for MASt3R's depth refinement is never true.
-    settings |= {name: not protocol.quirks.mast3r_without_depth for name in _REFINES_DEPTH}
+    settings["optimize_depth"] = not protocol.quirks.mast3r_without_depth
     chosen = {k: v for k, v in settings.items() if k in known and k not in options}
     return dataclasses.replace(estimator, **chosen)  # type: ignore[type-var]
 
 
-_REFINES_DEPTH = ("optimize_depth", "refine_depth")
-"""What estimators call the option that lets alignment change depth."""
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "dust3r": {"raw": True, "aligner": "cloud"},
+    "mast3r": {
+        "raw": True,
+        "coarse": (500, 0.07, 1.5),
+        "fine": (200, 0.014, 0.5),
+        "shared_intrinsics": True,
+    },
+}
+"""What the reference sets: whole pixels, every pair, its own numbers of steps."""
 
 
 def _from_cameras(
