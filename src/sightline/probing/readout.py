@@ -1,7 +1,8 @@
 """The readout: one small network a parameter, first layer on the token grid, all heads at once."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -98,10 +99,22 @@ class Readout(nn.Module):
         }
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch from sharing out products this small: two threads take three times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _GridReadout(torch.autograd.Function):
     """Interpolate, ReLU and second layers, in blocks of rows."""
 
     @staticmethod
+    @_one_thread()
     def forward(
         ctx: Any,  # noqa: ANN401
         before: Tensor,
@@ -120,6 +133,7 @@ class _GridReadout(torch.autograd.Function):
         return out
 
     @staticmethod
+    @_one_thread()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         before, down, across, *second = ctx.saved_tensors
         grad = grads[0].contiguous()
@@ -141,6 +155,7 @@ class _PixelReadout(torch.autograd.Function):
     """Both layers on pixels, in blocks of rows; the features get no gradient."""
 
     @staticmethod
+    @_one_thread()
     def forward(
         ctx: Any,  # noqa: ANN401
         grid: Tensor,
@@ -157,6 +172,7 @@ class _PixelReadout(torch.autograd.Function):
         return out
 
     @staticmethod
+    @_one_thread()
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         grid, weight, bias, *second = ctx.saved_tensors
         grad = grads[0].contiguous()
