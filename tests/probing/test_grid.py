@@ -270,7 +270,7 @@ def test_killed_runs_resume(tmp_path: Path) -> None:
     process = subprocess.Popen(
         words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not list(output.glob("store/probe/*/task.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
