@@ -9,7 +9,7 @@ import sys
 SCRIPT = """
 import torch
 from sightline.models import dinov2, dinov3
-from sightline.models.dust3r import AsymmetricCroCo3DStereo
+from sightline.models.dust3r import (AsymmetricCroCo3DStereo)
 from sightline.models.mast3r import AsymmetricMASt3R
 from sightline.models.sam2 import SAM2
 from sightline.models.vggt import VGGT

@@ -9,11 +9,10 @@ from sightline.models.croco import CroCoNet, Encoded
 from sightline.models.dust3r import (
     AsymmetricCroCo3DStereo,
     PairDecoder,
-    activate_confidence,
-    activate_points,
     is_symmetrized,
     restore_second_decoder,
 )
+from sightline.models.dust3r_heads import activate_confidence, activate_points
 from sightline.models.mast3r import AsymmetricMASt3R, descriptor_width
 from sightline.models.splatt3r import Splatt3R
 

@@ -15,7 +15,7 @@ from sightline.metrics.splatt3r import (
     seen_mask,
     ssim_map,
 )
-from sightline.models.dust3r import DPTSizes, HeadOptions
+from sightline.models.dust3r_heads import DPTSizes, HeadOptions
 from sightline.models.pose_encoding import quaternion_to_matrix
 from sightline.models.splatt3r import GaussianHead, covariances
 from tests.parity.compare import compare, read_config, read_io

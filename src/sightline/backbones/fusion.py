@@ -16,14 +16,8 @@ from torch.nn import functional
 from sightline.backbones.grid import place, placement_of
 from sightline.errors import InputError
 from sightline.models.croco import Encoded
-from sightline.models.dust3r import (
-    PairNetwork,
-    Result,
-    Shapes,
-    View,
-    hooks,
-    predict_pairs,
-)
+from sightline.models.dust3r import PairNetwork, Shapes, View, predict_pairs
+from sightline.models.dust3r_heads import Result, hooks
 from sightline.nn.attention import CrossAttention
 from sightline.nn.options import Device, DType
 from sightline.protocols import Backbone

@@ -13,17 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sightline.models.dust3r import (
+from sightline.models.dust3r import PairNetwork, pick_pair_options
+from sightline.models.dust3r_heads import (
     HeadOptions,
     Mode,
-    PairNetwork,
     Result,
     Start,
     activate,
     activate_confidence,
     dpt_adapter,
     hooks,
-    pick_pair_options,
 )
 from sightline.nn.mlp import Mlp
 from sightline.nn.options import Number

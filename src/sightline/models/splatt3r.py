@@ -12,17 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sightline.models.dust3r import (
-    HeadOptions,
-    Mode,
-    PairNetwork,
-    Result,
-    Start,
-    View,
-    dpt_adapter,
-    hooks,
-    pick_pair_options,
-)
+from sightline.models.dust3r import PairNetwork, View, pick_pair_options
+from sightline.models.dust3r_heads import HeadOptions, Mode, Result, Start, dpt_adapter, hooks
 from sightline.models.mast3r import CatMlpDptHead
 from sightline.models.pose_encoding import quaternion_to_matrix
 from sightline.nn.opaque import hold

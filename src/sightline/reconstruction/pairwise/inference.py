@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sightline.io.atomic import atomic_path
 from sightline.models.croco import Encoded
-from sightline.models.dust3r import PairDecoder, Result, Stages
+from sightline.models.dust3r import PairDecoder, Stages
+from sightline.models.dust3r_heads import Result
 from sightline.models.splatt3r import add_colors
 from sightline.reconstruction.pairwise.graph import Pair
 from sightline.reconstruction.pairwise.images import Picture, common_batches
