@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 # No test reaches for the network or for weights that this machine happens to have.
 os.environ |= {"SIGHTLINE_OFFLINE": "1", "SIGHTLINE_CACHE": "no-cache", "HF_HUB_CACHE": "no-cache"}
+# huggingface_hub would read it once, at import, and then refuse the tests' own server too.
+os.environ.pop("HF_HUB_OFFLINE", None)
 
 from pathlib import Path
 

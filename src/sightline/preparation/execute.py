@@ -1,7 +1,7 @@
 """Run independent tasks: in threads here, or on a Ray cluster. What comes out is the same."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -17,10 +17,12 @@ def run_tasks(
     *,
     workers: int | None = None,
     cluster: str | None = None,
-) -> Iterator[tuple[int, Result | InputError]]:
+) -> Generator[tuple[int, Result | InputError], None, None]:
     """Yield (position, result) as tasks finish; a task's InputError is its result.
 
-    Any other error stops everything. Few tasks more than workers are begun at a time.
+    Any other error stops everything. Few tasks more than workers are begun at a time. Close the
+    generator (``contextlib.closing``): left to the garbage collector, a worker may have to wait for
+    itself.
 
     Args:
         function: A function of a module, so that another machine can import it.

@@ -4,6 +4,7 @@ import filecmp
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -254,11 +255,11 @@ def _digests(
 ) -> list[str | InputError]:
     """Return the SHA-256 of each source, or why it cannot be read."""
     digests: list[str | InputError] = [""] * len(sources)
-    results = run_tasks(sha256, [s.path for s in sources], workers=options.workers)
-    for done, (at, result) in enumerate(results, 1):
-        digests[at] = result
-        if progress is not None:
-            progress(_HASH, float(done), float(len(sources)))
+    with closing(run_tasks(sha256, [s.path for s in sources], workers=options.workers)) as results:
+        for done, (at, result) in enumerate(results, 1):
+            digests[at] = result
+            if progress is not None:
+                progress(_HASH, float(done), float(len(sources)))
     return digests
 
 
@@ -271,16 +272,18 @@ def _make(
     reused = len(jobs) - len(todo)
     errors: dict[int, InputError] = {}
     tasks = [jobs[i] for i in todo]
-    results = run_tasks(process, tasks, workers=options.workers, cluster=options.cluster)
-    for done, (at, result) in enumerate(results, reused + 1):
-        if isinstance(result, InputError):
-            errors[todo[at]] = result
-            if not options.keep_going:
-                break
-        else:
-            journal.add(keys[todo[at]], result)
-        if progress is not None:
-            progress(_PREPARE, float(done), float(len(jobs)))
+    with closing(
+        run_tasks(process, tasks, workers=options.workers, cluster=options.cluster)
+    ) as results:
+        for done, (at, result) in enumerate(results, reused + 1):
+            if isinstance(result, InputError):
+                errors[todo[at]] = result
+                if not options.keep_going:
+                    break
+            else:
+                journal.add(keys[todo[at]], result)
+            if progress is not None:
+                progress(_PREPARE, float(done), float(len(jobs)))
     _refuse(errors, options)
     return keys, [str(errors[i]) for i in sorted(errors)], reused
 
@@ -350,10 +353,13 @@ def _settle(
         if not all((output / file).is_file() for file in files):
             lost.add(key)
     tasks = [jobs[key] for key in jobs if key in lost]
-    for at, result in run_tasks(process, tasks, workers=options.workers, cluster=options.cluster):
-        if isinstance(result, InputError):
-            raise result
-        journal.add(tasks[at].key(), result)
+    with closing(
+        run_tasks(process, tasks, workers=options.workers, cluster=options.cluster)
+    ) as results:
+        for at, result in results:
+            if isinstance(result, InputError):
+                raise result
+            journal.add(tasks[at].key(), result)
     for key in journal.keys():  # noqa: SIM118  # not a dictionary
         for item in journal.read(key).items:
             for file in item.files:

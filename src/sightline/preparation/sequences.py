@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,20 +108,24 @@ def sequence_ranges(
     totals: dict[tuple[Any, ...], Tally] = {}
     kinds: dict[str, tuple[Any, ...]] = {}
     floats: dict[int, tuple[tuple[Any, ...], Tally]] = {}
-    results = run_tasks(_survey, tasks, workers=options.workers, cluster=options.cluster)
-    for done, (at, result) in enumerate(results, 1):
-        if progress is not None:
-            progress(_STAGE, float(done), float(len(tasks)))
-        if isinstance(result, InputError):
-            if not options.keep_going:
-                raise result
-            continue  # named when it is prepared
-        kind, values = result
-        kinds[tasks[at].source.source] = kind
-        if values.counts is None:
-            floats[at] = result  # joined in order, so that the sum does not depend on the workers
-        else:
-            totals[kind] = totals[kind] + values if kind in totals else values
+    with closing(
+        run_tasks(_survey, tasks, workers=options.workers, cluster=options.cluster)
+    ) as results:
+        for done, (at, result) in enumerate(results, 1):
+            if progress is not None:
+                progress(_STAGE, float(done), float(len(tasks)))
+            if isinstance(result, InputError):
+                if not options.keep_going:
+                    raise result
+                continue  # named when it is prepared
+            kind, values = result
+            kinds[tasks[at].source.source] = kind
+            if values.counts is None:
+                floats[at] = (
+                    result  # joined in order, so that the sum does not depend on the workers
+                )
+            else:
+                totals[kind] = totals[kind] + values if kind in totals else values
     for _, (kind, values) in sorted(floats.items()):
         totals[kind] = totals[kind] + values if kind in totals else values
     of_kind = {
