@@ -255,6 +255,45 @@ class Scene(TensorStruct):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MultiView(TensorStruct):
+    """Some views of one scene with their ground truth, or a batch of such samples.
+
+    One sample has no batch axes, ``datasets.multiview.collate`` adds one in front. The order of the
+    views has meaning: the first one is the reference of the geometry networks, and of a pair task
+    the first ``num_context`` are what a network sees.
+    """
+
+    images: Float[Tensor, "*batch S 3 H W"]
+    w2c: Float[Tensor, "*batch S 4 4"]
+    """In the scene's own world."""
+    K: Float[Tensor, "*batch S 3 3"]
+    """Pixels of ``images``."""
+    depth: Float[Tensor, "*batch S H W"]
+    """z-depth; 0 where it is not known."""
+    valid: Bool[Tensor, "*batch S H W"]
+    """Where depth is known and counts."""
+    metric: Bool[Tensor, "*batch"]
+    """Whether lengths are metres."""
+    masks: Bool[Tensor, "*batch S H W"] | None = None
+    """The object in front of its background, for object-centred sets."""
+    scenes: tuple[str, ...]
+    """Where the views come from; one entry a sample."""
+    names: tuple[tuple[str, ...], ...]
+    """Of the views; one entry a sample."""
+    num_context: int = 0
+    """Views that a network for pairs sees, the rest are targets; 0 where all are alike."""
+
+    def __len__(self) -> int:
+        """Return the number of views of a sample."""
+        return self.images.shape[-4]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.images.shape[-2], self.images.shape[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InstanceMasks(TensorStruct):
     """Instances found in one picture, at its original size."""
 

@@ -15,7 +15,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from numpy import ndarray
 
-from sightline.datasets.raycast.shapes import Shape, chart, compiled, hit, normal, patch_points
+from sightline.datasets.raycast.shapes import Shape, chart, compiled, patch_points
+from sightline.datasets.raycast.trace import (
+    Stage,
+    first_hit,
+    own_axes,
+    ray,
+    size_of,
+    world_normal,
+)
 
 Albedo = Callable[[int, ndarray, ndarray], ndarray]
 """``albedo(face, uv [M 2], points [M 3])`` with points in the surface's axes: linear RGB [M 3]."""
@@ -59,68 +67,10 @@ class Lamp:
         return np.array([self.corner, self.across, self.along, self.power])
 
 
-class Stage(NamedTuple):
-    """Surfaces with their outgoing light, packed for the compiled functions."""
-
-    kinds: Int64[ndarray, " S"]
-    sizes: Float64[ndarray, "S 3"]
-    turns: Float64[ndarray, "S 3 3"]
-    places: Float64[ndarray, "S 3"]
-    radii: Float64[ndarray, " S"]
-    gloss: Float64[ndarray, " S"]
-    maps: Int64[ndarray, "S 6 3"]
-    """First texel, rows and columns of each face's map, its border of one texel included."""
-    texels: Float32[ndarray, "T 4"]
-    """Outgoing linear RGB, and the share of the first lamp that is seen."""
-
-
-@compiled
-def _local(stage, s, v):  # noqa: ANN001, ANN202
-    """Turn a world vector into the axes of surface ``s``."""
-    t = stage.turns[s]
-    return (
-        t[0, 0] * v[0] + t[1, 0] * v[1] + t[2, 0] * v[2],
-        t[0, 1] * v[0] + t[1, 1] * v[1] + t[2, 1] * v[2],
-        t[0, 2] * v[0] + t[1, 2] * v[1] + t[2, 2] * v[2],
-    )
-
-
-@compiled
-def _from(stage, s, p):  # noqa: ANN001, ANN202
-    """Move a world point into the axes of surface ``s``."""
-    c = stage.places[s]
-    return _local(stage, s, (p[0] - c[0], p[1] - c[1], p[2] - c[2]))
-
-
-@compiled
-def _size(stage, s):  # noqa: ANN001, ANN202
-    return stage.sizes[s, 0], stage.sizes[s, 1], stage.sizes[s, 2]
-
-
-@compiled
-def _first_hit(stage, o, d):  # noqa: ANN001, ANN202
-    """Return the distance and the surface of a ray's first hit; infinity and -1 if none."""
-    best, surface = np.inf, -1
-    for s in range(len(stage.kinds)):
-        c = stage.places[s]
-        x, y, z = c[0] - o[0], c[1] - o[1], c[2] - o[2]
-        ahead = x * d[0] + y * d[1] + z * d[2]
-        radius = 1.001 * stage.radii[s]
-        # Most rays pass a small thing by: look closer only at those that come near it.
-        if x * x + y * y + z * z - ahead * ahead > radius * radius:
-            continue
-        if ahead < -radius or ahead - radius > best:
-            continue
-        t = hit(stage.kinds[s], _size(stage, s), _from(stage, s, o), _local(stage, s, d))
-        if t < best:
-            best, surface = t, s
-    return best, surface
-
-
 @compiled
 def _leaving(stage, s, p):  # noqa: ANN001, ANN202
     """Look up the light that leaves surface ``s`` at a world point, bilinearly."""
-    face, u, v = chart(stage.kinds[s], _size(stage, s), _from(stage, s, p))
+    face, u, v = chart(stage.kinds[s], size_of(stage, s), own_axes(stage, s, p))
     start, rows, columns = stage.maps[s, face, 0], stage.maps[s, face, 1], stage.maps[s, face, 2]
     x = min(max(u, 0.0), 1.0) * (columns - 2) + 0.5
     y = min(max(v, 0.0), 1.0) * (rows - 2) + 0.5
@@ -142,20 +92,6 @@ def _leaving(stage, s, p):  # noqa: ANN001, ANN202
 
 
 @compiled
-def _world_normal(stage, s, p):  # noqa: ANN001, ANN202
-    q = _from(stage, s, p)
-    size = _size(stage, s)
-    face, _, _ = chart(stage.kinds[s], size, q)
-    n = normal(stage.kinds[s], size, face, q)
-    t = stage.turns[s]
-    return (
-        t[0, 0] * n[0] + t[0, 1] * n[1] + t[0, 2] * n[2],
-        t[1, 0] * n[0] + t[1, 1] * n[1] + t[1, 2] * n[2],
-        t[2, 0] * n[0] + t[2, 1] * n[1] + t[2, 2] * n[2],
-    )
-
-
-@compiled
 def _direct(stage, points, normals, shifts, lamp, count):  # noqa: ANN001, ANN202
     """Return each texel's light from a lamp (irradiance over pi) and the lamp's seen share."""
     corner, across, along, power = lamp[0], lamp[1], lamp[2], lamp[3]
@@ -174,7 +110,7 @@ def _direct(stage, points, normals, shifts, lamp, count):  # noqa: ANN001, ANN20
             cosine = (normals[i, 0] * x + normals[i, 1] * y + normals[i, 2] * z) / r
             leaving = -(facing[0] * x + facing[1] * y + facing[2] * z) / (r * area)
             if cosine > 0 and leaving > 0:
-                t, _ = _first_hit(stage, o, (x / r, y / r, z / r))
+                t, _ = first_hit(stage, o, (x / r, y / r, z / r))
                 if t > r - 0.01:
                     total += cosine * leaving / (r * r)
                     seen += 1.0
@@ -205,7 +141,7 @@ def _gather(stage, points, normals, shifts, count):  # noqa: ANN001, ANN202
                 a * across[1] + b * along[1] + h * n[1],
                 a * across[2] + b * along[2] + h * n[2],
             )
-            t, s = _first_hit(stage, o, d)
+            t, s = first_hit(stage, o, d)
             if s >= 0:
                 p = (o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
                 red, green, blue, _ = _leaving(stage, s, p)
@@ -216,23 +152,9 @@ def _gather(stage, points, normals, shifts, count):  # noqa: ANN001, ANN202
 
 
 @compiled
-def _ray(c2w, K, x, y):  # noqa: ANN001, ANN202
-    """Return the unit world direction through a pixel place, and its length at unit depth."""
-    a, b = (x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1]
-    length = math.sqrt(a * a + b * b + 1)
-    a, b, c = a / length, b / length, 1 / length
-    d = (
-        c2w[0, 0] * a + c2w[0, 1] * b + c2w[0, 2] * c,
-        c2w[1, 0] * a + c2w[1, 1] * b + c2w[1, 2] * c,
-        c2w[2, 0] * a + c2w[2, 1] * b + c2w[2, 2] * c,
-    )
-    return d, length
-
-
-@compiled
 def _gleam(stage, s, p, d, lamp):  # noqa: ANN001, ANN202
     """Return the Blinn-Phong highlight of a lamp's centre."""
-    n = _world_normal(stage, s, p)
+    n = world_normal(stage, s, p)
     x = lamp[0, 0] + (lamp[1, 0] + lamp[2, 0]) / 2 - p[0]
     y = lamp[0, 1] + (lamp[1, 1] + lamp[2, 1]) / 2 - p[1]
     z = lamp[0, 2] + (lamp[1, 2] + lamp[2, 2]) / 2 - p[2]
@@ -252,8 +174,8 @@ def _picture(stage, c2w, K, height, width, side, lamp):  # noqa: ANN001, ANN202
             for k in range(side * side):
                 x = column + (k % side + 0.5) / side
                 y = row + (k // side + 0.5) / side
-                d, _ = _ray(c2w, K, x, y)
-                t, s = _first_hit(stage, o, d)
+                d, _ = ray(c2w, K, x, y)
+                t, s = first_hit(stage, o, d)
                 if s < 0:
                     continue
                 p = (o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
@@ -275,12 +197,12 @@ def _maps(stage, c2w, K, height, width):  # noqa: ANN001, ANN202
     o = (c2w[0, 3], c2w[1, 3], c2w[2, 3])
     for row in range(height):
         for column in range(width):
-            d, length = _ray(c2w, K, column + 0.5, row + 0.5)
-            t, s = _first_hit(stage, o, d)
+            d, length = ray(c2w, K, column + 0.5, row + 0.5)
+            t, s = first_hit(stage, o, d)
             p = (o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
             depth[row, column], index[row, column] = t / length, s
             if s >= 0:
-                n = _world_normal(stage, s, p)
+                n = world_normal(stage, s, p)
                 for i in range(3):
                     points[row, column, i] = p[i]
                     # Into camera axes: the columns of c2w are the camera's axes.
@@ -295,7 +217,7 @@ def _sees(stage, center, points):  # noqa: ANN001, ANN202
     for i in range(len(points)):
         x, y, z = points[i, 0] - o[0], points[i, 1] - o[1], points[i, 2] - o[2]
         r = math.sqrt(x * x + y * y + z * z)
-        t, _ = _first_hit(stage, o, (x / r, y / r, z / r))
+        t, _ = first_hit(stage, o, (x / r, y / r, z / r))
         seen[i] = t > r - 1e-5
     return seen
 

@@ -1,0 +1,188 @@
+"""Furnished rooms without end: an endless set of scenes with exact cameras and depth.
+
+Every sample is a room of its own, with painted walls, things that stand on the floor, a lamp, and
+cameras that look at one part of it. A sample costs a few milliseconds a view at training size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sightline.datasets.raycast.shapes import box, cylinder, ellipsoid, room
+from sightline.datasets.raycast.solid import (
+    CHECKS,
+    CLOUDS,
+    DOTS,
+    STRIPES,
+    Paint,
+    Set,
+    Solid,
+    assemble,
+    free_sphere,
+    look,
+)
+from sightline.types import MultiView
+
+Range = tuple[float, float]
+_TRIES = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """The family of scenes; each range is drawn from evenly. Lengths are metres, angles degrees."""
+
+    side: Range = (4.0, 6.0)
+    """Of the floor, along each axis."""
+    ceiling: Range = (2.4, 3.2)
+    objects: tuple[int, int] = (4, 8)
+    """Fewest and most things in the room."""
+    field_of_view: Range = (50.0, 70.0)
+    """Along the longer side of the image."""
+    eye: Range = (1.2, 1.8)
+    """Height of the first camera."""
+    aim: Range = (1.5, 2.5)
+    """How far away the place is that all cameras look at."""
+    baseline: Range = (0.2, 0.9)
+    """Distance of every other camera from the first."""
+    jitter: float = 6.0
+    """How far other cameras look off that place."""
+    num_context: int = 0
+    """See `MultiView`."""
+
+    def draw(self, rng: np.random.Generator, num_views: int, height: int, width: int) -> MultiView:
+        """Make a room and look at it."""
+        scene, half = _furnish(self, rng)
+        c2w = _cameras(self, rng, scene, half, num_views)
+        angle = math.radians(rng.uniform(*self.field_of_view))
+        focal = max(width, height) / (2 * math.tan(angle / 2))
+        K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        looks = [look(scene, pose, K, height, width) for pose in c2w]
+        images, depth = (np.stack(part) for part in list(zip(*looks, strict=True))[:2])
+        w2c = torch.linalg.inv(torch.from_numpy(c2w)).float()
+        known = torch.from_numpy(depth)
+        return MultiView(
+            images=torch.from_numpy(images).movedim(-1, 1).contiguous().float(),
+            w2c=w2c,
+            K=torch.from_numpy(K).float().expand(num_views, 3, 3).clone(),
+            depth=known,
+            valid=known > 0,
+            metric=torch.tensor(True),
+            scenes=(f"room-{int(rng.integers(2**31))}",),
+            names=(tuple(f"view_{v:03d}" for v in range(num_views)),),
+            num_context=self.num_context,
+        )
+
+
+def _color(rng: np.random.Generator) -> tuple[float, float, float]:
+    r, g, b = rng.uniform(0.05, 0.9, 3)
+    return float(r), float(g), float(b)
+
+
+def _paint(rng: np.random.Generator, patterns: tuple[int, ...], period: Range) -> Paint:
+    x, y, z = rng.uniform(0, 10, 3)
+    return Paint(
+        pattern=int(rng.choice(patterns)),
+        colors=(_color(rng), _color(rng)),
+        period=float(rng.uniform(*period)),
+        offset=(float(x), float(y), float(z)),
+    )
+
+
+def _furnish(family: Rooms, rng: np.random.Generator) -> tuple[Set, Float64[ndarray, "3"]]:
+    """Return the painted room, its floor at z = 0, and its half sides."""
+    half = np.array(
+        [
+            rng.uniform(*family.side) / 2,
+            rng.uniform(*family.side) / 2,
+            rng.uniform(*family.ceiling) / 2,
+        ]
+    )
+    walls = [_paint(rng, (CHECKS, STRIPES, CLOUDS, DOTS), (0.5, 1.2)) for _ in range(4)]
+    floor = _paint(rng, (CHECKS, CLOUDS), (0.6, 1.2))
+    ceiling = _paint(rng, (CLOUDS,), (1.0, 2.0))
+    eye = np.eye(3)
+    solids = [
+        Solid(
+            shape=room(*half),
+            position=(0.0, 0.0, float(half[2])),
+            rotation=eye,
+            paints=(*walls, floor, ceiling),
+        )
+    ]
+    for _ in range(int(rng.integers(family.objects[0], family.objects[1] + 1))):
+        kind = rng.integers(3)
+        wide, high = rng.uniform(0.15, 0.45), rng.uniform(0.2, 0.7)
+        shape = (
+            box(wide, rng.uniform(0.15, 0.45), high)
+            if kind == 0
+            else ellipsoid(wide, wide, high)
+            if kind == 1
+            else cylinder(wide, high)
+        )
+        turn = rng.uniform(0, 2 * math.pi)
+        cos, sin = math.cos(turn), math.sin(turn)
+        x, y = rng.uniform(-1, 1, 2) * (half[:2] - 0.5)
+        solids.append(
+            Solid(
+                shape=shape,
+                position=(float(x), float(y), float(high)),
+                rotation=np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]]),
+                paints=(_paint(rng, (CHECKS, STRIPES, CLOUDS, DOTS), (0.2, 0.6)),),
+            )
+        )
+    x, y = rng.uniform(-1, 1, 2) * half[:2] * 0.6
+    lamp = (float(x), float(y), float(2 * half[2] - 0.1))
+    return assemble(solids, lamp, ambient=float(rng.uniform(0.3, 0.6))), half
+
+
+def _cameras(
+    family: Rooms,
+    rng: np.random.Generator,
+    scene: Set,
+    half: Float64[ndarray, "3"],
+    num_views: int,
+) -> Float64[ndarray, "S 4 4"]:
+    """Return poses, camera to world, that look at one place from free places."""
+
+    def free(eye: ndarray) -> bool:
+        inside = (np.abs(eye[:2]) < half[:2] - 0.3).all() and 0.3 < eye[2] < 2 * half[2] - 0.3
+        return bool(inside) and free_sphere(scene, eye, 0.2)
+
+    # Where no free place turns up, the last one stands: things are not seen from inside them.
+    first, heading = np.zeros(3), 0.0
+    for _ in range(_TRIES):
+        x, y = rng.uniform(-1, 1, 2) * (half[:2] - 0.4)
+        first = np.array([x, y, rng.uniform(*family.eye)])
+        # Looks across the middle of the room, not into the nearest wall.
+        heading = math.atan2(-y, -x) + rng.uniform(-0.6, 0.6)
+        if free(first):
+            break
+    reach = rng.uniform(*family.aim)
+    drop = rng.uniform(0.3, 1.0)
+    target = first + [reach * math.cos(heading), reach * math.sin(heading), -drop]
+    poses = [_look_at(first, target)]
+    while len(poses) < num_views:
+        eye = first
+        for _ in range(_TRIES):
+            step = rng.normal(size=3) * [1, 1, 0.4]
+            eye = first + step / np.linalg.norm(step) * rng.uniform(*family.baseline)
+            if free(eye):
+                break
+        off = math.tan(math.radians(family.jitter)) * np.linalg.norm(target - eye)
+        poses.append(_look_at(eye, target + rng.uniform(-1, 1, 3) * off))
+    return np.stack(poses)
+
+
+def _look_at(eye: Float64[ndarray, "3"], target: Float64[ndarray, "3"]) -> Float64[ndarray, "4 4"]:
+    """Return an upright camera to world, OpenCV axes, with z up in the world."""
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], 1)
+    pose[:3, 3] = eye
+    return pose
