@@ -41,8 +41,8 @@ def test_one_photo_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(photo)
     with pytest.raises(InputError, match="two or more photos"):
         plan_demo([photo], tmp_path / "out", OPTIONS)
-    with pytest.raises(InputError, match="mode"):
-        DemoOptions(mode="X")
+    with pytest.raises(InputError, match="steps must be 16 or more"):
+        DemoOptions(steps=3)
 
 
 def test_dtu_scans(tmp_path: Path) -> None:

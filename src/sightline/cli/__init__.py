@@ -34,16 +34,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[0] == "--version":
         sys.stdout.write(f"sightline {__version__}\n")
         sys.exit(0)
-    # Torch's idle OpenMP threads would spin on the cores that our kernels need (a fifth of a step).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # OpenCV warns of every tag of a GeoTIFF that it does not know.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    prepare_process()
     verb, rest = arguments[0], arguments[1:]
     debug = "--debug" in rest
     sys.exit(_run(verb, [word for word in rest if word != "--debug"], debug=debug))
 
 
+def prepare_process() -> None:
+    """Set what libraries read from the environment when they are imported."""
+    # Torch's idle OpenMP threads would spin on the cores that our kernels need (a fifth of a step).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # OpenCV warns of every tag of a GeoTIFF that it does not know.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+
+
 def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
+    code, sentence = run_verb(verb, arguments, debug=debug)
+    if sentence:
+        sys.stderr.write(f"sightline {verb}: {sentence}\n")
+    return code
+
+
+def run_verb(verb: str, arguments: list[str], *, debug: bool = False) -> tuple[int, str]:
+    """Run one verb; errors become an exit code and a sentence, unless ``debug`` lets them through.
+
+    Returns:
+        The exit code, and what the user is told (nothing where the code is 0).
+
+    Raises:
+        SystemExit: Where a parser has shown its help, or has said what is wrong, itself.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if debug:
         logging.getLogger("sightline").setLevel(logging.DEBUG)
@@ -52,29 +72,26 @@ def _run(verb: str, arguments: list[str], *, debug: bool) -> int:
             raise UnknownNameError("verb", verb, VERBS, "sightline --help")
         import_module(f"sightline.cli.{verb}").run(arguments)
     except KeyboardInterrupt:
-        _say(verb, "cancelled; what was finished is kept")
-        return 3
+        return 3, "cancelled; what was finished is kept"
     except SightlineError as error:
         if debug:
             raise
-        _say(verb, str(error))
-        return error.exit_code
+        return error.exit_code, _one_line(str(error))
     except MemoryError as error:
         if debug:
             raise
-        _say(verb, f"out of memory ({error}); lower --resolution, --max-frames or --max-splats")
-        return 4
+        remedy = "lower --resolution, --max-frames or --max-splats"
+        return 4, _one_line(f"out of memory ({error}); {remedy}")
     except OSError as error:
         if debug:
             raise
-        _say(verb, _os_sentence(error))
-        return 1
+        return 1, _one_line(_os_sentence(error))
     except Exception as error:
         if debug:
             raise
-        _say(verb, f"internal error, {type(error).__name__}: {error}; --debug shows where")
-        return 1
-    return 0
+        text = f"internal error, {type(error).__name__}: {error}; --debug shows where"
+        return 1, _one_line(text)
+    return 0, ""
 
 
 def _os_sentence(error: OSError) -> str:
@@ -82,9 +99,8 @@ def _os_sentence(error: OSError) -> str:
     return f"the system refused{where}: {error.strerror or error}; check space and permissions"
 
 
-def _say(verb: str, text: str) -> None:
-    sentence = " ".join(text.split())
-    sys.stderr.write(f"sightline {verb}: {sentence}\n")
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _overview() -> str:

@@ -5,10 +5,9 @@ import tempfile
 from pathlib import Path
 
 from sightline.cli.parser import VerbParser
+from sightline.options import DemoVerbOptions
 
 DEFAULT_OUTPUT = "sightline-demo"
-DEFAULT_STEPS = 400
-"""Well above 22 dB on the held-out views, and within two minutes on two busy cores."""
 
 
 def parser() -> VerbParser:
@@ -21,8 +20,7 @@ def parser() -> VerbParser:
     verb.add_argument(
         "-o", "--output", type=str, default=DEFAULT_OUTPUT, help="the run folder to write"
     )
-    verb.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimisation steps")
-    verb.add_argument("--seed", type=int, default=0, help="seed of the scene and of the splats")
+    verb.add_record(DemoVerbOptions)
     verb.add_argument("--resume", action="store_true", help="continue the run in -o")
     verb.add_argument("--overwrite", action="store_true", help="replace the run in -o")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")

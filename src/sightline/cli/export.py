@@ -2,10 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
 
-from sightline.cli.parser import VerbParser, require
-from sightline.options import EXPORT_NAMES, export_names
+from sightline.cli.parser import VerbParser, record_from, require
+from sightline.options import ExportVerbOptions, export_names
 
 EXAMPLES = """\
 examples:
@@ -20,20 +19,7 @@ def parser() -> VerbParser:
     """Return the verb's parser."""
     verb = VerbParser("export", "Write a finished scene in the formats of other tools.", EXAMPLES)
     verb.add_argument("scene", type=str, help="a run folder, or a .ply, .splat, .spz or .glb file")
-    verb.add_argument("--to", type=str | None, help=f"some of {','.join(EXPORT_NAMES)}")
-    verb.add_argument(
-        "--min-confidence",
-        type=float,
-        default=0.0,
-        metavar="PCT",
-        help="leave out this share (percent) of the least certain points",
-    )
-    verb.add_argument(
-        "--colors",
-        type=Literal["photo", "features"],
-        default="photo",
-        help="of splats and points: as photographed, or the components of --features",
-    )
+    verb.add_record(ExportVerbOptions)
     verb.add_argument(
         "-o", "--output", type=str | None, help="folder; default: exports/ of the run"
     )
@@ -45,15 +31,16 @@ def run(words: list[str]) -> None:
     """Run the verb."""
     verb = parser()
     arguments = verb.parse_args(words)
-    formats = export_names(require(arguments.to, "give the formats with --to", verb.error))
+    options = record_from(ExportVerbOptions, arguments)
+    formats = export_names(require(options.to, "give the formats with --to", verb.error))
     from sightline.results import export_scene
 
     paths = export_scene(
         Path(arguments.scene),
         formats,
         folder=None if arguments.output is None else Path(arguments.output),
-        min_confidence=arguments.min_confidence,
-        colors=arguments.colors,
+        min_confidence=options.min_confidence,
+        colors=options.colors,
         overwrite=arguments.overwrite,
     )
     for path in paths:

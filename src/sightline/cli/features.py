@@ -1,13 +1,12 @@
 """`sightline features`: what a vision model sees in photos or a video, as arrays and pictures."""
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Literal
 
-from sightline.cli.parser import VerbParser, output_path, require
+from sightline.cli.parser import VerbParser, output_path, record_from, require
+from sightline.options import FeaturesVerbOptions
 
 EXAMPLES = """\
 examples:
@@ -27,13 +26,7 @@ def parser() -> VerbParser:
     )
     verb.add_inputs("photos, folders, globs or videos")
     verb.add_argument("-o", "--output", type=str | None, help="the folder to write")
-    verb.add_argument(
-        "--backbone",
-        type=str | None,
-        help="a name, hf:REPO_OR_FOLDER, timm:NAME, random:NAME or fused:A+B; "
-        "a wrong name lists the closest ones",
-    )
-    verb.add_argument("--checkpoint", type=str | None, help="weights: a file, or a folder for hf:")
+    verb.add_record(FeaturesVerbOptions)
     verb.add_argument(
         "--layers",
         type=int | str,
@@ -41,41 +34,6 @@ def parser() -> VerbParser:
         default=[-1],
         metavar="L",
         help="layers from 0, or from the end (-1 is the last); several are put side by side",
-    )
-    verb.add_argument(
-        "--resolution",
-        type=int | None,
-        metavar="PX",
-        help="long side in pixels of the pictures that are encoded; default: about 512",
-    )
-    verb.add_argument(
-        "--norm",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="apply the model's final norm to every layer",
-    )
-    verb.add_argument(
-        "--fit",
-        type=Literal["stretch", "pad"] | None,
-        help="how pictures come to whole patches; default: what suits the model",
-    )
-    verb.add_argument("--fps", type=float | None, metavar="F", help="video: frames a second")
-    verb.add_argument(
-        "--num-frames", type=int | None, metavar="N", help="video: this many, evenly spread"
-    )
-    verb.add_argument("--every", type=int | None, metavar="K", help="video: every K-th frame")
-    verb.add_argument(
-        "--max-frames", type=int | None, metavar="N", help="cap on the number of views"
-    )
-    verb.add_argument("--seed", type=int, default=0, help="seed of random weights and features")
-    verb.add_argument(
-        "--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where it runs"
-    )
-    verb.add_argument(
-        "--dtype",
-        type=Literal["float32", "float16", "bfloat16"],
-        default="float32",
-        help="number type of the weights",
     )
     verb.add_argument("--overwrite", action="store_true", help="replace the features in -o")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -91,11 +49,7 @@ def run(words: list[str]) -> None:
     inputs = getattr(arguments, "inputs", [])
     if not inputs:
         verb.error("give at least one photo, folder or video")
-    for option, low in (("resolution", 16), ("num_frames", 1), ("every", 1), ("max_frames", 1)):
-        value = getattr(arguments, option)
-        if value is not None and value < low:
-            flag = option.replace("_", "-")
-            verb.error(f"--{flag} must be {low} or more, got {value}; raise it")
+    options = record_from(FeaturesVerbOptions, arguments)
     layers = _layers(arguments.layers, verb)
     from sightline.backbones import create_backbone
     from sightline.backbones.extract import check_output, write_features
@@ -103,18 +57,18 @@ def run(words: list[str]) -> None:
     from sightline.io.frames import FrameOptions
 
     check_output(output, inputs, overwrite=arguments.overwrite)
-    chosen = {"norm": arguments.norm, "fit": arguments.fit}
+    chosen = {"norm": options.norm, "fit": options.fit}
     backbone = create_backbone(
         name,
-        arguments.checkpoint,
-        arguments.device,
-        arguments.dtype,
-        seed=arguments.seed,
+        options.checkpoint,
+        options.device,
+        options.dtype,
+        seed=options.seed,
         **{option: value for option, value in chosen.items() if value is not None},
     )
     frames = FrameOptions(
         **{
-            option: getattr(arguments, option)
+            option: getattr(options, option)
             for option in ("fps", "num_frames", "every", "max_frames")
         }
     )
@@ -124,7 +78,7 @@ def run(words: list[str]) -> None:
             output,
             backbone,
             layers=layers,
-            resolution=arguments.resolution,
+            resolution=options.resolution,
             frames=frames,
             overwrite=arguments.overwrite,
             progress=bars,

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sightline.cli.parser import VerbParser
+from sightline.cli.parser import VerbParser, record_from
 from sightline.errors import UnknownNameError
+from sightline.probing.options import DemoOptions
 
 STEPS = ("run", "report", "demo")
 DEFAULT_OUTPUT = "sightline-probe"
@@ -74,16 +75,7 @@ def demo_parser() -> VerbParser:
     )
     verb.add_inputs("two or more photos, a folder, a COLMAP workspace or a transforms.json")
     verb.add_argument("-o", "--output", type=str | None, help="folder of results")
-    verb.add_argument("--feature", type=str, default="dust3r", help="what is read out")
-    verb.add_argument("--checkpoint", type=str | None, help="weights of the feature")
-    verb.add_argument("--geometry", type=str, default="dust3r", help="where points come from")
-    verb.add_argument("--geometry-checkpoint", type=str | None, help="weights of the geometry")
-    verb.add_argument("--mode", type=str, default="Gft", help="G T A Gft Tft Aft")
-    verb.add_argument("--steps", type=int, default=2000, help="training iterations, warm start too")
-    verb.add_argument("--path", type=str, default="ellipse", help="camera path of the video")
-    verb.add_argument("--protocol", type=str, default="sightline-1", help="sizes and rates")
-    verb.add_argument("--seed", type=int, default=0, help="seed")
-    verb.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    verb.add_record(DemoOptions)
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
     return verb
 
@@ -188,20 +180,9 @@ def _demo(words: list[str]) -> None:
     if not inputs:
         verb.error("give two or more photos, or a folder")
     from sightline.cli.progress import ProgressBars
-    from sightline.probing.demo import DemoOptions, run_demo
+    from sightline.probing.demo import run_demo
 
-    options = DemoOptions(
-        feature=arguments.feature,
-        checkpoint=arguments.checkpoint,
-        geometry=arguments.geometry,
-        geometry_checkpoint=arguments.geometry_checkpoint,
-        mode=arguments.mode,
-        steps=arguments.steps,
-        path=arguments.path,
-        protocol=arguments.protocol,
-        seed=arguments.seed,
-        device=arguments.device,
-    )
+    options = record_from(DemoOptions, arguments)
     output = Path(arguments.output or DEFAULT_OUTPUT)
     with ProgressBars() as bars:
         result = run_demo(inputs, output, options, progress=bars)

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sightline.cli.session import SESSION
 from sightline.probing.graph import Event
 from sightline.probing.store import TASK_FILE
 
@@ -79,11 +80,17 @@ class LiveTable:
                 sys.stderr.write(f"[{done}/{len(self._states)}] {self._recent[-1]}\n")
                 sys.stderr.flush()
         self._share = ""
+        if SESSION.listener is not None:
+            done = sum(c["done"] + c["kept"] for c in self._counts.values())
+            SESSION.listener({"stage": "grid", "done": done, "total": len(self._states)})
         self._draw(force=event.state not in ("waiting", "kept"))
 
     def progress(self, stage: str, done: float, total: float) -> None:
         """Show how far the task at work is."""
         self._share = f"{stage} {done:.0f}/{total:.0f}"
+        if SESSION.listener is not None:
+            now = next(iter(self._now.values()), "")
+            SESSION.listener({"stage": "grid", "note": f"{now}  {self._share}".strip()})
         self._draw()
 
     def _line(self, event: Event) -> str:

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sightline.cli.session import SESSION
+
 _EVERY = 10.0
 """Seconds between two plain lines of one stage."""
 
@@ -59,12 +61,16 @@ class ProgressBars:
 
     def note(self, stage: str, text: str) -> None:
         """Show live numbers beside the bar of a stage."""
+        if SESSION.listener is not None:
+            SESSION.listener({"stage": stage, "note": text})
         self._notes[stage] = text
         if stage in self._tasks:
             self._bars.update(self._tasks[stage], note=text)
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         """Move the bar of ``stage``."""
+        if SESSION.listener is not None:
+            SESSION.listener({"stage": stage, "done": done, "total": total})
         if self._terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, note="")

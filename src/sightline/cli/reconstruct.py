@@ -78,6 +78,7 @@ def start(
 ) -> None:
     """Reconstruct with progress bars and print where the result is, or where the results are."""
     from sightline.cli.progress import ProgressBars
+    from sightline.cli.session import SESSION
     from sightline.pipeline import reconstruct, reconstruct_each
 
     with ProgressBars() as bars:
@@ -99,7 +100,8 @@ def start(
         if each:
             results = reconstruct_each(inputs, output, **common)
         else:
-            results = [reconstruct(inputs, output, command=command, **common)]
+            kept = SESSION.loaded
+            results = [reconstruct(inputs, output, command=command, loaded=kept, **common)]
     for result in results:
         _show(result, as_json=as_json)
 

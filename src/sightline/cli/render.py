@@ -1,11 +1,10 @@
 """`sightline render`: a camera path through a finished scene."""
 
-import re
 import sys
 from pathlib import Path
-from typing import Literal
 
-from sightline.cli.parser import VerbParser, output_path
+from sightline.cli.parser import VerbParser, output_path, record_from
+from sightline.options import RenderVerbOptions
 
 EXAMPLES = """\
 examples:
@@ -19,17 +18,7 @@ def parser() -> VerbParser:
     verb = VerbParser("render", "Render a camera path through a finished scene.", EXAMPLES)
     verb.add_argument("scene", type=str, help="a run folder with splats")
     verb.add_argument("-o", "--output", type=str | None, help="the video to write, .mp4")
-    verb.add_argument(
-        "--path",
-        type=Literal["orbit", "spiral", "ellipse", "arc", "lemniscate", "wander", "interpolate"],
-        default="interpolate",
-        help="the way of the camera: interpolate passes through the photos, arc swings over the side "
-        "that they show, orbit goes all the way round, which needs photos from all sides",
-    )
-    verb.add_argument("--modes", type=str, default="rgb", help="some of rgb,depth,normal")
-    verb.add_argument("--frames", type=int, default=120, help="number of frames")
-    verb.add_argument("--fps", type=float, default=30.0, help="frames a second")
-    verb.add_argument("--size", type=str | None, metavar="WxH", help="default: as fitted")
+    verb.add_record(RenderVerbOptions)
     verb.add_argument("--overwrite", action="store_true", help="replace an existing video")
     return verb
 
@@ -38,12 +27,7 @@ def run(words: list[str]) -> None:
     """Run the verb."""
     verb = parser()
     arguments = verb.parse_args(words)
-    size = None
-    if arguments.size is not None:
-        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", arguments.size)
-        if not match:
-            verb.error(f'--size: expected WIDTHxHEIGHT such as 640x480, got "{arguments.size}"')
-        size = (int(match[1]), int(match[2]))
+    options = record_from(RenderVerbOptions, arguments)
     output = output_path(verb, arguments)
     from sightline.cli.progress import ProgressBars
     from sightline.results import open_run
@@ -52,11 +36,11 @@ def run(words: list[str]) -> None:
     with ProgressBars() as bars:
         path = scene.render(
             output,
-            trajectory=arguments.path,
-            modes=tuple(m.strip() for m in arguments.modes.split(",") if m.strip()),
-            frames=arguments.frames,
-            fps=arguments.fps,
-            size=size,
+            trajectory=options.path,
+            modes=tuple(m.strip() for m in options.modes.split(",") if m.strip()),
+            frames=options.frames,
+            fps=options.fps,
+            size=options.picture_size(),
             overwrite=arguments.overwrite,
             progress=bars,
         )

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import InputError
@@ -15,54 +14,14 @@ from sightline.probing.clouds import colored_points
 from sightline.probing.config import ProbeConfig
 from sightline.probing.graph import InProcess, run_graph
 from sightline.probing.grid import Grid, plan_grid, save_grid
-from sightline.probing.protocols import MODES, PROTOCOLS
+from sightline.probing.options import DemoOptions
+from sightline.probing.protocols import PROTOCOLS
 from sightline.probing.store import Store, Task
 from sightline.probing.tasks import CLOUD, SCENE, Worker
 from sightline.protocols import Progress
 
-MIN_STEPS, MAX_STEPS = 1000, 8000
 _WARM_SHARE = 8
 """One step in eight is the warm start's, as in the protocol (1000 of 8000)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemoOptions:
-    """What the demo asks for.
-
-    Attributes:
-        feature: What is read out.
-        checkpoint: Its weights.
-        geometry: ``auto``, ``given``, ``depth``, ``colmap`` or a geometry estimator.
-        geometry_checkpoint: Its weights.
-        mode: See `protocols.MODES`.
-        steps: Iterations, warm start included; the published page allows 1000 to 8000.
-        path: Camera path of the video.
-        protocol: Sizes and rates.
-        seed: Of heads and order.
-        device: ``auto``, ``cpu`` or ``cuda``.
-    """
-
-    feature: str = "dust3r"
-    checkpoint: str | None = None
-    geometry: str = "dust3r"
-    geometry_checkpoint: str | None = None
-    mode: str = "Gft"
-    steps: int = 2000
-    path: str = "ellipse"
-    protocol: str = "sightline-1"
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            InputError: If a value is out of range.
-        """
-        if not 16 <= self.steps <= 100 * MAX_STEPS:
-            raise InputError(f"steps must be 16 or more, got {self.steps}; raise it")
-        if self.mode not in MODES or self.mode == "free":
-            raise InputError(f"mode must be one of G T A Gft Tft Aft, got {self.mode}")
 
 
 def plan_demo(inputs: Sequence[str | Path], output: Path, options: DemoOptions) -> Grid:
@@ -123,12 +82,14 @@ def run_demo(
     *,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Run the three steps; finished ones are kept, so the same call continues.
+    """Run the three steps, or those up to ``options.until``; finished ones are kept.
 
-    Step 1: cloud and features. Step 2: splats read from the features. Step 3: a video.
+    Step 1: cloud and features. Step 2: splats read from the features. Step 3: a video. The same
+    call continues, and a later step may be asked for when one has seen the earlier one's result.
 
     Returns:
-        ``cloud`` (GLB), ``points`` (PLY), ``splats`` (PLY) and ``video`` (mp4) in ``output``.
+        ``cloud`` (GLB), ``points`` (PLY), ``splats`` (PLY) and ``video`` (mp4) in ``output``, as far
+        as they were asked for.
 
     Raises:
         InputError: If the input or an option does not fit; the text of the step that failed.
@@ -139,8 +100,10 @@ def run_demo(
     results: dict[str, Path] = {}
     with store.lock():
         save_grid(grid, output)
-        for step in (cloud_step, splat_step, video_step):
+        for name, step in (("cloud", cloud_step), ("splats", splat_step), ("video", video_step)):
             results |= step(grid, store, output, options, progress)
+            if name == options.until:
+                break
     return results
 
 
