@@ -2,7 +2,7 @@
 
 import torch
 
-from sightline.geometry.cloud import dense_cloud, sky_mask
+from sightline.geometry.cloud import dense_cloud, map_cloud, sky_mask
 from sightline.types import Cameras
 
 SIZE = (40, 60)
@@ -76,6 +76,27 @@ def scene_with_sky() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     confidence = torch.full((1, *SIZE), 8.0)
     confidence[0, :18] = 1.1
     return images, depth, confidence
+
+
+def test_point_maps_give_the_same_points_as_their_depth() -> None:
+    depth = torch.full((2, *SIZE), 2.0)
+    images = torch.randint(0, 255, (2, 3, *SIZE), dtype=torch.uint8)
+    given = cameras(2)
+    row, column = torch.meshgrid(torch.arange(40) + 0.5, torch.arange(60) + 0.5, indexing="ij")
+    local = torch.stack([(column - 30) / 25, (row - 20) / 25, torch.full_like(row, 2)], -1)
+    maps = torch.stack([local, local + torch.tensor([0.1, 0, 0])])
+    maps[0, 0, 0] = torch.nan
+    confidence = torch.rand(2, *SIZE)
+    cloud = map_cloud(images, maps, confidence=confidence)
+    assert cloud.confidence is not None
+    pixels = SIZE[0] * SIZE[1]
+    assert 0.7 * pixels < len(cloud.points) < 1.5 * pixels
+    own = dense_cloud(images, depth, given, confidence=confidence)
+    apart = torch.cdist(cloud.points, own.points).min(dim=1).values
+    assert float(apart.max()) < 0.06  # within the cell that both are thinned to
+    few = map_cloud(images, maps, valid=torch.zeros(2, *SIZE, dtype=torch.bool))
+    assert len(few.points) == 0
+    assert len(map_cloud(images, maps, most=100).points) <= 100
 
 
 def test_sky_is_found_above_and_nowhere_else() -> None:

@@ -78,7 +78,7 @@ def test_nothing_hostile_becomes_markup(page_file: Path) -> None:
 
 
 def test_viewer_is_small() -> None:
-    names = ("scene_math.js", "scene_sorter.js", "scene_draw.js", "scene_control.js", "scene.js",
+    names = ("scene_math.js", "scene_sorter.js", "scene_shaders.js", "scene_draw.js", "scene_control.js", "scene_filter.js", "scene_tools.js", "scene.js",
              "scene.css", "theme.css")  # fmt: skip
     assert sum(len(read_asset(name).encode()) for name in names) < 100_000
 

@@ -88,6 +88,40 @@ def dense_cloud(
     return _thinned(cloud, float(width[:: max(1, len(width) // 1_000_000)].median()), most)
 
 
+def map_cloud(
+    images: UInt8[Tensor, "V 3 H W"],
+    points: Float[Tensor, "V H W 3"],
+    *,
+    valid: Bool[Tensor, "V H W"] | None = None,
+    confidence: Float[Tensor, "V H W"] | None = None,
+    most: int = 1_000_000,
+) -> PointCloud:
+    """Gather a network's own point maps to coloured points, thinned as those of `dense_cloud`.
+
+    Args:
+        images: Colours.
+        points: World points, one a pixel; not finite ones are left out.
+        valid: Where they hold; everywhere when absent.
+        confidence: Of each point; the cloud carries it.
+        most: Largest number of points.
+    """
+    use = points.isfinite().all(-1)
+    if valid is not None:
+        use &= valid
+    stride = max(1, math.ceil(math.sqrt(int(use.sum()) / (_CANDIDATES * most))))
+    use = use[:, ::stride, ::stride]
+    thin = points[:, ::stride, ::stride]
+    apart = (thin[:, :, 1:] - thin[:, :, :-1]).norm(dim=-1)[use[:, :, 1:] & use[:, :, :-1]]
+    cloud = PointCloud(
+        points=thin[use].float(),
+        colors=images[:, :, ::stride, ::stride].movedim(1, -1)[use].float() / 255,
+        confidence=None if confidence is None else confidence[:, ::stride, ::stride][use].float(),
+    )
+    if not len(apart):
+        return cloud
+    return _thinned(cloud, _quantile(apart, 0.5), most)
+
+
 def _thinned(cloud: PointCloud, cell: float, most: int) -> PointCloud:
     span = float((cloud.points.amax(0) - cloud.points.amin(0)).max())
     cell = max(cell, span / 2**20, 1e-30)  # cells must stay countable, whatever lies far out

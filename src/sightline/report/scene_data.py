@@ -13,6 +13,9 @@ shape       2         three log scales, 10 bits each of the range ``scales``; re
 harmonics   4 a band  coefficients 1..K-1, colour fastest, signed bytes times ``bands[degree - 1]``
 ==========  ========  ===========================================================================
 
+Beside them, one row a splat or point: ``splat_sky`` and ``point_sky`` (1 in the sky), ``splat_paint``
+and ``point_paint`` (other colours), ``point_seen`` (one bit a camera, the first lowest).
+
 Each table is stored byte plane by byte plane (all first bytes, then all second bytes, ...), which
 zlib packs better.
 """
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt32
+from jaxtyping import Bool, Float, Int, UInt8, UInt32
 from torch import Tensor
 
 from sightline.geometry.sh import C0
@@ -66,13 +69,22 @@ def affordable_degree(count: int) -> int:
     return max(fitting, default=0)
 
 
-def pack_gaussians(gaussians: Gaussians, *, max_splats: int, max_degree: int) -> Packed:
+def pack_gaussians(
+    gaussians: Gaussians,
+    *,
+    max_splats: int,
+    max_degree: int,
+    sky: Bool[Tensor, " N"] | None = None,
+    paint: Float[Tensor, "N 3"] | None = None,
+) -> Packed:
     """Pack splats.
 
     Args:
         gaussians: Any number.
         max_splats: At most; see `drawable_splats`.
         max_degree: Of the spherical harmonics, 0 to 3; higher bands are left out.
+        sky: Which of them lie in the sky.
+        paint: Their other colours in [0, 1], such as those of features.
     """
     degree = min(gaussians.sh_degree, max_degree, MAX_DEGREE)
     keep = drawable_splats(gaussians, max_splats)
@@ -109,6 +121,10 @@ def pack_gaussians(gaussians: Gaussians, *, max_splats: int, max_degree: int) ->
             at += values.shape[1]
             bands.append(limit / 127)
         tables["harmonics"] = coefficients.view(np.uint8)
+    if sky is not None:
+        tables["splat_sky"] = sky.cpu().numpy()[keep, None].astype(np.uint8)
+    if paint is not None:
+        tables["splat_paint"] = _color_bytes(paint)[keep]
     header = {
         "count": len(keep),
         "total": len(gaussians),
@@ -121,25 +137,46 @@ def pack_gaussians(gaussians: Gaussians, *, max_splats: int, max_degree: int) ->
     return Packed(tables=tables, header=header)
 
 
-def pack_points(points: PointCloud, *, max_points: int) -> Packed:
+def choose_points(points: PointCloud, most: int) -> Int[np.ndarray, " n"]:
+    """Return the indices of finite points, thinned evenly where there are more than ``most``."""
+    keep = points.points.isfinite().all(dim=1).nonzero()[:, 0].cpu().numpy()
+    if len(keep) > most:
+        keep = keep[np.linspace(0, len(keep) - 1, most).round().astype(np.int64)]
+    return keep
+
+
+def pack_points(
+    points: PointCloud,
+    *,
+    max_points: int,
+    seen: Bool[Tensor, "N V"] | None = None,
+    sky: Bool[Tensor, " N"] | None = None,
+    paint: Float[Tensor, "N 3"] | None = None,
+) -> Packed:
     """Pack points as float32 positions and 8-bit colours, the most confident first.
 
     Args:
         points: Any number; points with values that are not finite are left out.
         max_points: Where there are more, they are thinned evenly.
+        seen: Which views saw them.
+        sky: Which of them lie in the sky.
+        paint: Their other colours in [0, 1], such as those of features.
     """
     positions = _array(points.points).astype(np.float32)
-    colors = (np.nan_to_num(_array(points.colors)).clip(0, 1) * 255).round().astype(np.uint8)
-    keep = np.flatnonzero(np.isfinite(positions).all(axis=1))
-    if len(keep) > max_points:
-        keep = keep[np.linspace(0, len(keep) - 1, max_points).round().astype(np.int64)]
+    keep = choose_points(points, max_points)
     if points.confidence is not None:
         confidence = np.nan_to_num(_array(points.confidence)[keep], nan=-np.inf)
         keep = keep[np.argsort(-confidence, kind="stable")]
     tables = {
         "positions": _bytes(np.ascontiguousarray(positions[keep])),
-        "point_colors": np.ascontiguousarray(colors[keep]),
+        "point_colors": _color_bytes(points.colors)[keep],
     }
+    if seen is not None:
+        tables["point_seen"] = np.packbits(seen.cpu().numpy()[keep], axis=1, bitorder="little")
+    if sky is not None:
+        tables["point_sky"] = sky.cpu().numpy()[keep, None].astype(np.uint8)
+    if paint is not None:
+        tables["point_paint"] = _color_bytes(paint)[keep]
     header = {
         "count": len(keep),
         "total": len(points.points),
@@ -164,6 +201,10 @@ def encode_table(table: UInt8[np.ndarray, "rows bytes"]) -> str:
     """Return a table's byte planes, packed by zlib, as base64."""
     planes = np.ascontiguousarray(table.T)
     return base64.b64encode(zlib.compress(planes.data, 6)).decode("ascii")
+
+
+def _color_bytes(colors: Float[Tensor, "N 3"]) -> UInt8[np.ndarray, "N 3"]:
+    return (np.nan_to_num(_array(colors)).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _array(tensor: Tensor) -> Float[np.ndarray, "..."]:

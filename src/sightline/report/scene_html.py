@@ -7,49 +7,66 @@ them. Zwicker et al., "EWA volume splatting", 2001; Kerbl et al., arXiv:2308.040
 
 import json
 import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from sightline.errors import InputError, ShapeError
 from sightline.io.atomic import atomic_write_text
 from sightline.io.export import ExportOptions, SceneResult, confident
+from sightline.report.colormap import TURBO
 from sightline.report.figures import encode_jpegs, to_pixels
 from sightline.report.framing import SceneFrame, frame_by_cameras, frame_by_points, posed_views
 from sightline.report.markup import Html, data_uri, element
 from sightline.report.numbers import format_count
 from sightline.report.scene_data import (
+    Packed,
     affordable_degree,
+    choose_points,
     encode_table,
     pack_gaussians,
     pack_points,
 )
+from sightline.report.scene_marks import SceneMarks, mark_scene
+from sightline.report.scene_panel import help_box, overlays, panel, side, status
 from sightline.report.theme import brand, page, read_asset
 from sightline.types import Cameras, Gaussians, PointCloud
 
-_SCRIPTS = ("scene_math.js", "scene_sorter.js", "scene_draw.js", "scene_control.js", "scene.js")
-_THUMB_SIDE = 224
-_THUMBS_BUDGET = 1_500_000
-_MOST_CAMERAS = 1000
-
-_KEYS = (
-    ("Drag", "turn around what you look at"),
-    ("Right drag, two fingers", "shift"),
-    ("Wheel, pinch", "nearer, farther"),
-    ("Double click", "look at that spot and turn around it"),
-    ("Click on a camera", "stand where the photo was taken"),
-    ("[  ]", "previous, next camera"),
-    ("W A S D  Q E", "fly; with Shift faster"),
-    ("Arrow keys", "turn"),
-    ("1  2  3  4", "splats, points, cameras, photos"),
-    ("R", "back to the first view"),
-    ("P", "save the picture"),
-    ("M  H", "controls, this help"),
+_SCRIPTS = (
+    "scene_math.js",
+    "scene_sorter.js",
+    "scene_shaders.js",
+    "scene_draw.js",
+    "scene_control.js",
+    "scene_filter.js",
+    "scene_tools.js",
+    "scene.js",
 )
+_MOST_CAMERAS = 1000
+_TURBO_STOPS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SceneExtras:
+    """What the page shows beyond splats, points and cameras."""
+
+    marks: SceneMarks = field(default_factory=SceneMarks)
+    metric: bool = False
+    """Lengths are metres."""
+    splat_paint: Float[Tensor, "M 3"] | None = None
+    """Other colours in [0, 1], such as those of features."""
+    point_paint: Float[Tensor, "N 3"] | None = None
+    other_points: PointCloud | None = None
+    """A second set to choose from: the network's own point map."""
+    photo_side: int = 224
+    """Long side in pixels of the photos."""
+    photos_budget: int = 1_500_000
+    """Bytes that all photos take together."""
 
 
 def write_scene_html(
@@ -65,6 +82,7 @@ def write_scene_html(
     max_splats: int = 500_000,
     max_points: int = 300_000,
     max_degree: int | None = None,
+    extras: SceneExtras | None = None,
 ) -> Path:
     """Write a scene as a self-contained web page and return its path.
 
@@ -82,6 +100,7 @@ def write_scene_html(
         max_points: Where there are more, they are thinned evenly.
         max_degree: Of view-dependent colour, 0 to 3; None takes the highest with which the splats
             stay below about 25 MB.
+        extras: What filters go by, other colours, other points, the photos' size.
 
     Raises:
         InputError: If there is neither a splat nor a point to show.
@@ -96,6 +115,7 @@ def write_scene_html(
         names,
         frozenset(test),
         limits=(max_splats, max_points, max_degree),
+        extras=extras or SceneExtras(),
     )
     header["title"] = title
     header["file"] = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip(".-")[:80] or "scene"
@@ -121,30 +141,77 @@ def export_html(result: SceneResult, folder: Path, options: ExportOptions) -> li
     ``options.min_confidence`` leaves the least certain points out; the page's own slider then
     ranges over the others.
     """
-    points = result.points
+    path = folder / "scene.html"
+    write_result_page(
+        result, path, min_confidence=options.min_confidence, max_degree=options.sh_degree
+    )
+    return [path]
+
+
+def write_result_page(
+    result: SceneResult,
+    path: Path,
+    *,
+    min_confidence: float = 0.0,
+    max_degree: int | None = None,
+    max_points: int = 300_000,
+    sky: Bool[Tensor, "V H W"] | None = None,
+    extras: SceneExtras | None = None,
+) -> Path:
+    """Write the page of a result with all that its filters go by, and return its path.
+
+    Args:
+        result: The scene.
+        path: The ``.html`` file; replaced when it exists.
+        min_confidence: Percentage of the least certain points to leave out.
+        max_degree: Of view-dependent colour.
+        max_points: Where there are more, they are thinned evenly.
+        sky: What is sky in the views, where it is known.
+        extras: Their marks are found out here.
+
+    Raises:
+        InputError: If there is nothing to show.
+        OutputError: If the file cannot be written.
+    """
+    extras = extras or SceneExtras()
+    points, rows = result.points, None
     if points is None and result.sparse is not None:
         colors = result.sparse.colors.float() / 255
         points = PointCloud(points=result.sparse.points, colors=colors)
-    if points is not None and points.confidence is not None:
-        certain = confident(points.confidence.nan_to_num(-torch.inf), options.min_confidence)
-        points = points.map(lambda values: values[certain])
+    if points is not None:
+        chosen = torch.ones(len(points.points), dtype=torch.bool)
+        if points.confidence is not None:
+            chosen = confident(points.confidence.nan_to_num(-torch.inf), min_confidence)
+        numbers = chosen.nonzero()[:, 0]
+        numbers = numbers[choose_points(points.map(lambda values: values[numbers]), max_points)]
+        if result.depth is None and result.sparse is not None:
+            rows = numbers if len(result.sparse.points) == len(points.points) else None
+        points = points.map(lambda values: values[numbers])
+        if extras.point_paint is not None:
+            extras = replace(extras, point_paint=extras.point_paint[numbers])
+    extras = replace(
+        extras,
+        marks=mark_scene(result, None if points is None else points.points, rows, sky),
+        metric=result.metric,
+    )
     cameras = result.cameras
     if len(cameras):
         w2c = cameras.w2c.clone()
         w2c[~result.registered] = torch.nan
         cameras = Cameras(w2c=w2c, K=cameras.K, height=cameras.height, width=cameras.width)
-    path = write_scene_html(
+    return write_scene_html(
         result.gaussians,
         points,
         cameras if len(cameras) else None,
         result.images,
-        folder / "scene.html",
+        path,
         title=result.title,
         names=result.names,
         test=result.test,
-        max_degree=options.sh_degree,
+        max_points=max_points,
+        max_degree=max_degree,
+        extras=extras,
     )
-    return [path]
 
 
 def _assemble(
@@ -155,21 +222,52 @@ def _assemble(
     names: tuple[str, ...] | None,
     held: frozenset[int],
     limits: tuple[int, int, int | None],
+    extras: SceneExtras,
 ) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "_ _"]], Html | None]:
-    header: dict[str, Any] = {"splats": None, "points": None}
+    kept = posed_views(cameras)
+    shown = kept[:: max(1, -(-len(kept) // _MOST_CAMERAS))]
+    header: dict[str, Any] = {
+        "splats": None,
+        "points": None,
+        "other_points": None,
+        "metric": extras.metric,
+        "turbo": TURBO[np.linspace(0, 255, _TURBO_STOPS).round().astype(int)].ravel().tolist(),
+    }
     tables: dict[str, UInt8[np.ndarray, "_ _"]] = {}
+
+    def take(name: str, packed: Packed, prefix: str = "") -> None:
+        if packed.header["count"]:
+            header[name] = packed.header
+            tables.update({prefix + key: rows for key, rows in packed.tables.items()})
+
     if gaussians is not None and len(gaussians):
         degree = limits[2]
         if degree is None:
             degree = affordable_degree(min(len(gaussians), limits[0]))
-        packed = pack_gaussians(gaussians, max_splats=limits[0], max_degree=degree)
-        if packed.header["count"]:
-            header["splats"], tables = packed.header, packed.tables
+        packed = pack_gaussians(
+            gaussians,
+            max_splats=limits[0],
+            max_degree=degree,
+            sky=extras.marks.splat_sky,
+            paint=extras.splat_paint,
+        )
+        take("splats", packed)
     if points is not None and len(points.points):
-        packed = pack_points(points, max_points=limits[1])
-        if packed.header["count"]:
-            header["points"] = packed.header
-            tables = tables | packed.tables
+        seen = extras.marks.seen
+        packed = pack_points(
+            points,
+            max_points=limits[1],
+            seen=None if seen is None or not shown else seen[:, shown],
+            sky=extras.marks.point_sky,
+            paint=extras.point_paint,
+        )
+        take("points", packed)
+    if extras.other_points is not None and header["points"]:
+        take("other_points", pack_points(extras.other_points, max_points=limits[1]), "other_")
+    header["painted"] = "splat_paint" in tables or "point_paint" in tables
+    header["has_seen"] = "point_seen" in tables
+    header["has_sky"] = "splat_sky" in tables or "point_sky" in tables
+    header["bytes"] = {name: rows.shape[1] for name, rows in tables.items()}
     if not tables:
         raise InputError(
             "the scene has neither splats nor points with finite coordinates; reconstruct it "
@@ -177,19 +275,16 @@ def _assemble(
         )
     if cameras is not None:
         _check_counts(cameras, thumbnails, names)
-    kept = posed_views(cameras)
     cloud = gaussians.means if header["splats"] and gaussians is not None else None
     if cloud is None and points is not None:
         cloud = points.points
     assert cloud is not None  # one of the two has rows, or we would have left
     if cameras is not None and kept:
         header |= _framing(frame_by_cameras(cameras.select(kept)))
-        step = -(-len(kept) // _MOST_CAMERAS)
-        shown = kept[::step]
-        header["first"] = min(header["first"] // step, len(shown) - 1)
+        header["first"] = min(header["first"] * len(shown) // len(kept), len(shown) - 1)
         labels = names or tuple(f"view {i}" for i in range(len(cameras)))
         header["cameras"] = _describe(cameras, shown, labels, held)
-        buttons = _add_thumbnails(header, shown, thumbnails)
+        buttons = _add_thumbnails(header, shown, thumbnails, extras)
     else:
         header |= _framing(frame_by_points(cloud))
         header["cameras"], buttons = [], None
@@ -243,13 +338,18 @@ def _describe(
 
 
 def _add_thumbnails(
-    header: dict[str, Any], shown: list[int], thumbnails: UInt8[Tensor, "V 3 h w"] | None
+    header: dict[str, Any],
+    shown: list[int],
+    thumbnails: UInt8[Tensor, "V 3 h w"] | None,
+    extras: SceneExtras,
 ) -> Html:
     """Put the thumbnails into the header and return the strip of buttons below the picture."""
     header["thumbnails"] = thumbnails is not None
     if thumbnails is not None:
         pictures = [to_pixels(thumbnails[index]) for index in shown]
-        files = encode_jpegs(pictures, long_side=_THUMB_SIDE, budget=_THUMBS_BUDGET, quality=80)
+        files = encode_jpegs(
+            pictures, long_side=extras.photo_side, budget=extras.photos_budget, quality=80
+        )
         for row, file in zip(header["cameras"], files, strict=True):
             row["thumbnail"] = data_uri(file, "image/jpeg")
     buttons = []
@@ -294,84 +394,4 @@ def _body(title: str, header: dict[str, Any], strip: Html | None) -> list[Html |
         element("p", " \u00b7 ".join(parts)),
         class_="title glass",
     )
-    corner = element(
-        "div",
-        element("button", "?", type="button", id="question", aria_label="Help", title="Help (H)"),
-        element(
-            "button",
-            "\u2630",
-            type="button",
-            id="menu",
-            aria_label="Controls",
-            title="Controls (M)",
-        ),
-        class_="corner",
-    )
-    where = element("div", id="where", class_="glass", hidden=True)
-    status = element("div", "Loading\u2026", id="status", class_="glass", role="status")
-    return [canvas, heading, corner, _panel(header), where, strip, _help(), status]
-
-
-def _panel(header: dict[str, Any]) -> Html:
-    def box(key: str, name: str, what: str) -> Html:
-        return element(
-            "label",
-            element("input", type="checkbox", id=f"show-{name}"),
-            element("span", what),
-            element("kbd", key),
-        )
-
-    def slider(name: str, what: str, low: int, high: int, value: int, step: float) -> Html:
-        return element(
-            "label",
-            element("div", element("span", what), element("output", id=f"{name}-value")),
-            element("input", type="range", id=name, min=low, max=high, value=value, step=step),
-            class_="slider",
-        )
-
-    points, cameras = header["points"], header["cameras"]
-    swatches = [
-        element("button", type="button", data_color=color, aria_label=name, title=name)
-        for color, name in (("#000000", "Black"), ("#7f8487", "Grey"), ("#ffffff", "White"))
-    ]
-    return element(
-        "aside",
-        box("1", "splats", "Splats") if header["splats"] else None,
-        box("2", "points", "Points") if points else None,
-        box("3", "cameras", "Cameras") if cameras else None,
-        box("4", "photos", "Photos on cameras") if cameras and header["thumbnails"] else None,
-        element("hr"),
-        slider("point-size", "Point size", 1, 12, 2, 0.5) if points else None,
-        slider("confidence", "Hide least confident", 0, 99, 25, 1.0)
-        if points and points["shown"]
-        else None,
-        slider("camera-size", "Camera size", -3, 3, 0, 0.1) if cameras else None,
-        element(
-            "div",
-            element("span", "Background"),
-            swatches,
-            element("input", type="color", id="background", aria_label="Another background"),
-            class_="swatches",
-        ),
-        element(
-            "div",
-            element("button", "Reset view", type="button", id="reset"),
-            element("button", "Save picture", type="button", id="picture"),
-            class_="row",
-        ),
-        id="panel",
-        class_="glass",
-        hidden=True,
-    )
-
-
-def _help() -> Html:
-    rows = [element("tr", element("td", key), element("td", what)) for key, what in _KEYS]
-    return element(
-        "div",
-        element("h2", "Getting around"),
-        element("table", element("tbody", rows)),
-        id="help",
-        class_="glass",
-        hidden=True,
-    )
+    return [canvas, heading, *side(), panel(header), *overlays(header), strip, help_box(), status()]
