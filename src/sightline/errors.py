@@ -69,6 +69,10 @@ class ReconstructionError(SightlineError):
     """The input was readable, but no scene could be made from it."""
 
 
+class TrainingError(SightlineError):
+    """Training went wrong, such as a loss that is not finite."""
+
+
 class OutputError(SightlineError):
     """A result could not be written."""
 

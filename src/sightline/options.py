@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from sightline.errors import InputError
@@ -241,3 +243,32 @@ class DemoVerbOptions:
     # Well above 22 dB on the held-out views, and within two minutes on two busy cores.
     steps: int = option(400, "optimisation steps")
     seed: int = option(0, "seed of the scene and of the splats")
+
+
+def find_config(name: str, kind: str) -> Path:
+    """Return a configuration file: a path, or the name of one that comes with sightline.
+
+    ``configs/probe/smoke.yaml``, ``probe/smoke.yaml`` and ``smoke`` all find the shipped one, in a
+    checkout and in an installed package alike.
+
+    Args:
+        name: What the user gave.
+        kind: Folder below ``configs``, such as ``probe``.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    tail = Path(*[part for part in path.parts if part not in ("configs", kind, ".", "/")])
+    package = Path(str(resources.files("sightline")))
+    folders = [root / "configs" / kind for root in (package, package.parents[1])]
+    for folder in folders:
+        for candidate in (folder / tail, folder / f"{tail}.yaml"):
+            if candidate.is_file():
+                return candidate
+    shipped = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise InputError(
+        f"there is no configuration {name}; expected a YAML file, or one of {', '.join(shipped)}"
+    )

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from sightline import options
 from sightline.errors import InputError, UnknownNameError
 
 MODE_NAMES = ("G", "T", "A", "Gft", "Tft", "Aft")
@@ -116,9 +116,9 @@ def config_from(values: Mapping[str, Any], folder: Path | None = None) -> ProbeC
     moved["geometry_options"] = {
         name: {
             key: _from(value, folder) if key == "checkpoint" else value
-            for key, value in options.items()
+            for key, value in chosen.items()
         }
-        for name, options in (values.get("geometry_options") or {}).items()
+        for name, chosen in (values.get("geometry_options") or {}).items()
     }
     return ProbeConfig(**moved)
 
@@ -138,30 +138,5 @@ def _from(path: Any, folder: Path) -> str:  # noqa: ANN401
 
 
 def find_config(name: str) -> Path:
-    """Return a configuration file: a path, or the name of one that comes with sightline.
-
-    ``configs/probe/smoke.yaml``, ``probe/smoke.yaml`` and ``smoke`` all find the shipped one, in a
-    checkout and in an installed package alike.
-
-    Raises:
-        InputError: If there is neither.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    tail = Path(*[part for part in path.parts if part not in ("configs", "probe", ".", "/")])
-    for folder in config_folders():
-        for candidate in (folder / tail, folder / f"{tail}.yaml"):
-            if candidate.is_file():
-                return candidate
-    shipped = sorted({file.stem for folder in config_folders() for file in folder.glob("*.yaml")})
-    raise InputError(
-        f"there is no configuration {name}; expected a YAML file, or one of {', '.join(shipped)}"
-    )
-
-
-def config_folders() -> list[Path]:
-    """Return where shipped configurations are: in the installed package, and in a checkout."""
-    package = Path(str(resources.files("sightline")))
-    places = [package / "configs" / "probe", package.parents[1] / "configs" / "probe"]
-    return [place for place in places if place.is_dir()]
+    """Return a grid's configuration file; see `sightline.options.find_config`."""
+    return options.find_config(name, "probe")

@@ -1,0 +1,86 @@
+"""Devices, processes and precision, by Lightning Fabric."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sightline.errors import InputError, MissingExtraError
+from sightline.training.settings import TrainSettings
+from sightline.training.task import ParameterGroup
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def launch(settings: TrainSettings, *, unused: bool = False) -> "Fabric":
+    """Start the processes that the settings ask for, and return this one's Fabric.
+
+    Args:
+        settings: Device, counts, strategy and precision.
+        unused: Whether a step may leave parameters without gradient.
+
+    Raises:
+        MissingExtraError: If Lightning is not installed.
+        InputError: If there is no such device.
+    """
+    try:
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies.ddp import DDPStrategy
+    except ImportError as error:
+        raise MissingExtraError("training", "lightning", "train") from error
+    cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not cuda:
+        raise InputError("--device cuda needs a GPU and there is none; use --device cpu")
+    use_cuda = cuda and settings.device != "cpu"
+    if settings.devices == 0 and not use_cuda:
+        raise InputError("--devices 0 takes all GPUs and there is none; give a number")
+    if settings.precision == "16" and not use_cuda:
+        raise InputError("--precision 16 needs a GPU; use bf16 or 32 on the CPU")
+    devices = settings.devices or torch.cuda.device_count()
+    many = devices * settings.nodes > 1
+    strategy: Any = "auto"
+    if many:
+        strategy = DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False)
+    fabric = Fabric(
+        accelerator="cuda" if use_cuda else "cpu",
+        devices=devices,
+        num_nodes=settings.nodes,
+        strategy=strategy,
+        precision=_PRECISION[settings.precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+def clip_gradients(
+    fabric: "Fabric",
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[ParameterGroup],
+    largest: float,
+) -> dict[str, Tensor]:
+    """Scale gradients down to a largest norm for every clip name; return the norms before.
+
+    Args:
+        fabric: For the loss scale of 16-bit training, which is taken off first.
+        optimizer: Whose gradients they are.
+        groups: With their clip names.
+        largest: Norm; 0 only measures.
+    """
+    precision = fabric.strategy.precision
+    if hasattr(precision, "unscale_gradients"):
+        precision.unscale_gradients(getattr(optimizer, "optimizer", optimizer))
+    norms: dict[str, Tensor] = {}
+    for name in dict.fromkeys(group.clip for group in groups):
+        parameters = [p for g in groups if g.clip == name for p in g.parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            continue
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if largest:
+            torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+        norms["grad_norm" if name == "all" else f"grad_norm_{name}"] = norm
+    return norms

@@ -1,0 +1,59 @@
+"""The state of a training, whole in one file: networks, optimiser, average, position."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import FileFormatError
+from sightline.io.atomic import atomic_path
+
+FORMAT = "sightline-training"
+
+
+def save_state(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint to resume from: all of it, or nothing.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    with atomic_path(path) as tmp:
+        torch.save({"format": FORMAT, **content}, tmp)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to resume from; nothing in it is run.
+
+    Raises:
+        FileFormatError: If the file is no such checkpoint.
+    """
+    try:
+        # weights_only refuses everything but tensors and plain containers.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises half a dozen kinds
+        raise FileFormatError(
+            f"{path} cannot be read as a training checkpoint ({type(error).__name__}); start again "
+            "with --overwrite"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FileFormatError(
+            f"{path} is no training checkpoint of this version; start again with --overwrite"
+        )
+    return content
+
+
+def load_module(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put a checkpoint's weights into a task.
+
+    Raises:
+        FileFormatError: If names or shapes differ.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise FileFormatError(
+            f"{path} does not fit this task ({' '.join(str(error).split())[:200]}); start again "
+            "with --overwrite"
+        ) from error
