@@ -6,6 +6,7 @@ cameras that look at one part of it. A sample costs a few milliseconds a view at
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from sightline.datasets.raycast.solid import (
 from sightline.types import MultiView
 
 Range = tuple[float, float]
+Color = tuple[float, float, float]
 _TRIES = 40
 
 
@@ -50,6 +52,10 @@ class Rooms:
     """Distance of every other camera from the first."""
     jitter: float = 6.0
     """How far other cameras look off that place."""
+    paints: Literal["free", "house"] = "free"
+    """Any paint anywhere, or a house style: each wall, floor and ceiling keeps its hue from room to
+    room, so that a picture alone tells much of where one looks. The latter is learned far sooner.
+    """
     num_context: int = 0
     """See `MultiView`."""
 
@@ -77,16 +83,37 @@ class Rooms:
         )
 
 
-def _color(rng: np.random.Generator) -> tuple[float, float, float]:
-    r, g, b = rng.uniform(0.05, 0.9, 3)
+_HOUSE: tuple[Color, ...] = (
+    (0.75, 0.12, 0.1),
+    (0.1, 0.55, 0.15),
+    (0.1, 0.2, 0.75),
+    (0.8, 0.65, 0.08),
+    (0.3, 0.22, 0.16),
+    (0.85, 0.85, 0.85),
+)
+"""Walls -x, +x, -y, +y, floor and ceiling of the house style."""
+
+
+def _color(rng: np.random.Generator, about: Color | None = None) -> Color:
+    if about is None:
+        r, g, b = rng.uniform(0.05, 0.9, 3)
+    else:
+        r, g, b = np.clip(
+            np.array(about) * rng.uniform(0.6, 1.2) * rng.uniform(0.85, 1.15, 3), 0, 1
+        )
     return float(r), float(g), float(b)
 
 
-def _paint(rng: np.random.Generator, patterns: tuple[int, ...], period: Range) -> Paint:
+def _paint(
+    rng: np.random.Generator,
+    patterns: tuple[int, ...],
+    period: Range,
+    about: Color | None = None,
+) -> Paint:
     x, y, z = rng.uniform(0, 10, 3)
     return Paint(
         pattern=int(rng.choice(patterns)),
-        colors=(_color(rng), _color(rng)),
+        colors=(_color(rng, about), _color(rng, about)),
         period=float(rng.uniform(*period)),
         offset=(float(x), float(y), float(z)),
     )
@@ -101,9 +128,10 @@ def _furnish(family: Rooms, rng: np.random.Generator) -> tuple[Set, Float64[ndar
             rng.uniform(*family.ceiling) / 2,
         ]
     )
-    walls = [_paint(rng, (CHECKS, STRIPES, CLOUDS, DOTS), (0.5, 1.2)) for _ in range(4)]
-    floor = _paint(rng, (CHECKS, CLOUDS), (0.6, 1.2))
-    ceiling = _paint(rng, (CLOUDS,), (1.0, 2.0))
+    hues = _HOUSE if family.paints == "house" else (None,) * 6
+    walls = [_paint(rng, (CHECKS, STRIPES, CLOUDS, DOTS), (0.5, 1.2), hue) for hue in hues[:4]]
+    floor = _paint(rng, (CHECKS, CLOUDS), (0.6, 1.2), hues[4])
+    ceiling = _paint(rng, (CLOUDS,), (1.0, 2.0), hues[5])
     eye = np.eye(3)
     solids = [
         Solid(
