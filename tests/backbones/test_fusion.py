@@ -72,14 +72,14 @@ def test_a_fused_network_starts_as_the_original(mode: Mode, site: Site) -> None:
     changed = fused(*pair)
     assert not torch.allclose(changed[0]["pts3d"], model(*pair)[0]["pts3d"], atol=1e-4)
     (changed[0]["conf"].sum() + changed[1]["conf"].sum()).backward()
-    dead = [n for n, p in fused.fusions.named_parameters() if p.grad is None]
+    dead = [n for n, p in fused.fusion.named_parameters() if p.grad is None]
     assert not dead
 
 
 def test_sites_have_their_adapters() -> None:
     def names(site: Site) -> set[str]:
         fused = FusedPairNetwork(network(), Means(), "add", site)
-        return {".".join(n.split(".")[:2]) for n in fused.fusions.state_dict()}
+        return {".".join(n.split(".")[1:3]) for n in fused.fusion.state_dict()}
 
     assert names("encoder") == {"0.0"}
     assert names("decoder") == {"0.4", "1.4"}

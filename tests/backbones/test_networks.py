@@ -198,7 +198,7 @@ def test_features_may_enter_a_network_that_is_trained() -> None:
     views = [{"img": torch.rand(1, 3, 32, 32)} for _ in range(2)]
     fused(*views)[0]["conf"].sum().backward()
     assert all(p.grad is None for p in backbone.parameters())
-    assert any(p.grad is not None for p in fused.fusions.parameters())
+    assert any(p.grad is not None for p in fused.fusion.parameters())
 
 
 def test_half_precision_weights() -> None:

@@ -45,6 +45,9 @@ FOLDER_NAMES = (
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 MAX_INDEX_BYTES = 64 << 20
 MAX_SHARDS = 1000
+MAX_NOTE_BYTES = 1 << 16
+METADATA = "sightline"
+"""Entry of a safetensors header under which options of the network stand, as JSON."""
 MAX_DEPTH = 64
 
 
@@ -92,7 +95,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     with path.open("rb") as file:
         head = file.read(64)
     if path.suffix == ".safetensors" and not head.startswith(_LFS) or head[8:9] == b"{":
-        return Checkpoint(path=path, kind="safetensors", weights=_read_safetensors(path))
+        weights, config = _read_safetensors(path)
+        return Checkpoint(path=path, kind="safetensors", weights=weights, config=config)
     for mark, what in _FOREIGN.items():
         if head.lstrip().lower().startswith(mark):
             msg = f"expected weights, but {path} is {what}"
@@ -153,10 +157,11 @@ def _pick(path: Path) -> Path:
     raise InputError(msg)
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            note = (file.metadata() or {}).get(METADATA, "")
     except (SafetensorError, ValueError, OSError, OverflowError) as error:
         why = printable(str(error))
         msg = f"{path} is not a whole safetensors file ({why}); download it again"
@@ -164,7 +169,16 @@ def _read_safetensors(path: Path) -> State:
     if not weights:
         msg = f"expected named tensors in {path}, found none"
         raise FileFormatError(msg)
-    return weights
+    return weights, _told(note)
+
+
+def _told(note: str) -> dict[str, Any]:
+    """Return the options that `save_weights` left beside the tensors, if any."""
+    try:
+        found = json.loads(note) if 0 < len(note) <= MAX_NOTE_BYTES else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read_shards(path: Path) -> Checkpoint:

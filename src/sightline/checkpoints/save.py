@@ -1,16 +1,28 @@
 """Save networks under their official names."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from sightline.checkpoints.read import METADATA
 from sightline.io.atomic import atomic_path
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(
+    model: nn.Module, path: str | Path, config: Mapping[str, Any] | None = None
+) -> None:
     """Save a model under its official names, as safetensors, or as a torch file by the suffix.
+
+    Args:
+        model: The network.
+        path: Where to.
+        config: Options of the network that its tensors do not tell (``Checkpoint.config``); they
+            go into the header of safetensors, and are left out of torch files.
 
     Raises:
         OutputError: The file cannot be written.
@@ -21,7 +33,8 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
             # A tensor that has two names is written out under both, as in the official files.
             tmp.touch()
             mode = tmp.stat().st_mode & 0o777
-            save_file({name: tensor.clone() for name, tensor in state.items()}, tmp)
+            note = None if config is None else {METADATA: json.dumps(dict(config), sort_keys=True)}
+            save_file({name: tensor.clone() for name, tensor in state.items()}, tmp, note)
             tmp.chmod(mode)  # the library gives its files to their owner alone
         else:
             torch.save(state, tmp)

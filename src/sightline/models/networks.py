@@ -36,6 +36,7 @@ FAMILIES: dict[str, Family] = {
     "dust3r": Family("dust3r", "PUBLISHED", "AsymmetricCroCo3DStereo"),
     "mast3r": Family("mast3r", "PUBLISHED", "AsymmetricMASt3R"),
     "splatt3r": Family("splatt3r", "PUBLISHED", "Splatt3R"),
+    "splatt3r_fused": Family("fusion", "PUBLISHED", "FusedSplatt3R"),
     "vggt": Family("vggt", "PUBLISHED", "VGGT"),
     "vggt_omega": Family("vggt_omega", "PUBLISHED", "VGGTOmega"),
     "sam2": Family("sam2", "PUBLISHED", "SAM2"),
@@ -112,11 +113,35 @@ def _load_file(
         raise CheckpointError(msg)
     told = dict(file.config) if file.constructor is None else file.constructor.options
     sizes = found.options | {key: told[key] for key in found.assumed if key in told}
+    if isinstance(told.get("fusion"), dict):
+        sizes["fusion"] = _with_note(sizes.get("fusion", {}), told["fusion"])
     sizes |= options | {"device": device, "dtype": dtype}
     return build_and_load(network_class(found.family), sizes, path, name=found.title)
 
 
 _NONE = Published({}, {})
+_FUSION: dict[str, type] = {"name": str, "layer": int, "alignment": str, "num_heads": int}
+_BACKBONE: dict[str, type] = {
+    "num_heads": int,
+    "interpolate_antialias": bool,
+    "interpolate_offset": float,
+}
+
+
+def _with_note(options: Mapping[str, Any], note: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what a file says of a fusion to what its tensors tell; anything else is passed over."""
+
+    def chosen(given: object, kinds: Mapping[str, type]) -> dict[str, Any]:
+        known = given if isinstance(given, dict) else {}
+        return {key: known[key] for key, kind in kinds.items() if isinstance(known.get(key), kind)}
+
+    found = dict(options) | chosen(note, _FUSION)
+    if "backbone" in found:
+        backbone = chosen(note.get("backbone"), _BACKBONE)
+        found["backbone"] = found["backbone"] | {
+            k: backbone[k] for k in backbone if k in found["backbone"]
+        }
+    return found
 
 
 def _adapt_splatt3r(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

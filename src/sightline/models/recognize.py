@@ -119,6 +119,10 @@ FOREIGN = {
 """Part of a name -> whose weights have it."""
 
 MARKS: dict[str, tuple[str, ...]] = {
+    "splatt3r_fused": (
+        "encoder.downstream_head1.gaussian_dpt.dpt.head.4.weight",
+        "fusion.adapters.*",
+    ),
     "splatt3r": ("encoder.downstream_head1.gaussian_dpt.dpt.head.4.weight",),
     "mast3r": ("downstream_head1.head_local_features.fc1.weight", "dec_blocks2.0.norm1.weight"),
     "dust3r": ("downstream_head1.*", "dec_blocks2.0.norm1.weight"),

@@ -202,6 +202,56 @@ def _splatt3r(shapes: Shapes) -> tuple[Options, tuple[str, ...]]:
     return options, assumed
 
 
+def _splatt3r_fused(shapes: Shapes) -> tuple[Options, tuple[str, ...]]:
+    plain = {n: s for n, s in shapes.items() if not n.startswith("fusion.")}
+    options, assumed = _splatt3r(plain)
+    inner = _inside(shapes, "fusion.adapters.")
+    views = sorted({name.split(".")[0] for name in inner})
+    entries = sorted({int(name.split(".")[1]) for name in inner})
+    if views == ["0"] and entries == [0]:
+        site = "encoder"
+    else:
+        site = "decoder" if entries == [options["dec_depth"]] else "head"
+    last = _inside(inner, f"0.{entries[-1]}.")
+    width = last["out.weight"][1]
+    own = all(len({*inner[f"0.{entry}.out.weight"]}) == 1 for entry in entries)
+    mode = next((mode for mark, mode in _FUSION_MODES.items() if mark in last), "add")
+    extra = last.get("memory.0.weight") or last.get("adapter.dinov2_proj.0.weight", (0, 0))[1:]
+    fusion: Options = {
+        "mode": mode,
+        "site": site,
+        # An adapter without a projection takes the second network's channels as they are.
+        "extra_dim": extra[0] or width,
+        "width": None if own else width,
+    }
+    if mode == "cross_attention":
+        fusion["num_heads"] = 8 if width % 8 == 0 else _heads(width)
+    backbone = _inside(shapes, "fusion.backbone.")
+    if backbone:
+        family = _family_of_backbone(backbone)
+        sizes, unsure = READERS[family](backbone)
+        fusion["backbone"] = {"family": family, **sizes}
+        if family == "dinov3_convnext":
+            fusion["backbone"]["patch_size"] = 16
+        assumed = (*assumed, *(f"fusion.backbone.{name}" for name in unsure))
+    return options | {"fusion": fusion}, (*assumed, "fusion.layer", "fusion.alignment")
+
+
+_FUSION_MODES = {
+    "query.0.weight": "cross_attention",
+    "adapter.output_proj.0.weight": "concat",
+    "adapter.gate.weight": "gated",
+    "adapter.dinov2_weight": "weighted_sum",
+}
+"""Part of an adapter -> its mode; one with none of them adds."""
+
+
+def _family_of_backbone(shapes: Shapes) -> str:
+    if "downsample_layers.0.0.weight" in shapes:
+        return "dinov3_convnext"
+    return "dinov3" if "rope_embed.periods" in shapes else "dinov2"
+
+
 def _dense(shapes: Shapes, home: str, depth: int) -> Options:
     layers = (4, 11, 17, 23)
     if depth != 24:  # the last, and three spread evenly before it
@@ -402,6 +452,7 @@ _SAM2_SIZES: tuple[Options, ...] = (
 )
 
 READERS: dict[str, Callable[[Shapes], tuple[Options, tuple[str, ...]]]] = {
+    "splatt3r_fused": _splatt3r_fused,
     "splatt3r": _splatt3r,
     "mast3r": _mast3r,
     "dust3r": _dust3r,

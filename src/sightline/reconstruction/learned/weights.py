@@ -1,11 +1,15 @@
 """Weights of learned geometry: where they are, whose they are, and what to do without them."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sightline.checkpoints import read_checkpoint
 from sightline.errors import CheckpointError
 from sightline.hub import CATALOGUE, cached, record_of, resolve
 from sightline.protocols import Progress
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LEARNED = {
     "vggt": ("vggt_1b", "vggt_1b_commercial"),
@@ -15,6 +19,30 @@ LEARNED = {
     "splatt3r": ("splatt3r_v1.0",),
 }
 """Name on the command line -> published weights that fit, the usual ones first."""
+
+
+def load_pair_network(name: str, path: Path) -> "nn.Module":
+    """Return the network of a pair method from a file, in the size that the file has.
+
+    A Splatt3R with a second backbone fused in gets its backbone.
+
+    Raises:
+        CheckpointError: The file is no network of this method.
+    """
+    from sightline.models import load
+    from sightline.models.networks import names
+    from sightline.models.recognize import recognize
+
+    found = recognize(read_checkpoint(path).weights)
+    if found is not None and found.report.strict and found.family == "splatt3r_fused":
+        from sightline.backbones.fusion import load_fused
+
+        if name == "splatt3r":
+            return load_fused(path)
+    own = names()[network_of(name)]
+    if found is not None and found.report.strict and found.family == own and not found.names:
+        return load(path)
+    return load(network_of(name), path)  # which says what the file is, where it is another
 
 
 def network_of(name: str) -> str:

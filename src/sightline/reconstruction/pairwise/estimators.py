@@ -240,12 +240,11 @@ class Dust3rEstimator:
     def _network(self) -> nn.Module:
         model = self.model or self.loaded.get(self.name)
         if model is None:
-            from sightline.models import load
-            from sightline.reconstruction.learned.weights import find_weights, network_of
+            from sightline.reconstruction.learned.weights import find_weights, load_pair_network
 
             path = find_weights(self.name, self.checkpoint, self.progress)
             self._tell("load")(0, 1)
-            model = load(network_of(self.name), path)
+            model = load_pair_network(self.name, path)
             self.loaded[self.name] = model
             self._tell("load")(1, 1)
         return model.eval().to(self.device)

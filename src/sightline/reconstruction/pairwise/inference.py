@@ -94,7 +94,8 @@ class _Network:
         batch: int,
     ) -> None:
         self.model, self.pictures, self.device = model, pictures, device
-        inner = getattr(model, "encoder", None)  # Splatt3R keeps the network there
+        # Splatt3R keeps the network in its encoder, and a fused one around it.
+        inner = getattr(model, "stages", None) or getattr(model, "encoder", None)
         self.stages: Stages | None = None
         if isinstance(model, Stages):
             self.stages = model
