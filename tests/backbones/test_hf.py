@@ -145,8 +145,42 @@ def test_sam_is_read_before_its_neck(transformers: Any, tmp_path: Path) -> None:
     positions = pixel_positions(features, (20, 40), backbone)
     assert positions[0, 0].tolist() == [5.0, 5.0]
     assert positions[2, 0, 1] > 20
-    with pytest.raises(InputError, match="SAM takes pictures of 32x32 pixels only"):
-        create_backbone(f"hf:{tmp_path}", device="cpu", fit="pad")
+
+
+def test_sam_takes_any_size_with_resized_positions(transformers: Any, tmp_path: Path) -> None:
+    options = {"output_channels": 16, "global_attn_indexes": [1], "mlp_dim": 64}
+    save(transformers, tmp_path, "SamVision", **SMALL, **options)
+    fixed, free = (
+        create_backbone(f"hf:{tmp_path}", device="cpu", **more) for more in ({}, {"fit": "pad"})
+    )
+    square = torch.rand(1, 3, 32, 32)
+    for layer in (0, -1):  # at the size of the table nothing changes
+        (want,), (found,) = (b.extract(square, layers=[layer]) for b in (fixed, free))
+        torch.testing.assert_close(found.patches, want.patches, rtol=1e-5, atol=1e-5)
+    (wide,) = free.extract(torch.rand(2, 3, 24, 40), layers=[-1])
+    assert wide.patches.shape == (2, 32, 3, 5)
+
+
+def test_clip_sends_every_token_through_its_projection(transformers: Any, tmp_path: Path) -> None:
+    config = transformers.CLIPVisionConfig(**SMALL, projection_dim=12)
+    torch.manual_seed(0)
+    model = transformers.CLIPVisionModelWithProjection(config).eval()
+    model.save_pretrained(tmp_path)
+    backbone = create_backbone(f"hf:{tmp_path}", device="cpu", project=True)
+    assert backbone.embed_dim == 12
+    images = torch.rand(1, 3, 32, 32)
+    (features,) = backbone.extract(images, layers=[-1])
+    plain = create_backbone(f"hf:{tmp_path}", device="cpu").extract(images, layers=[-1])[0]
+    tokens = plain.patches.flatten(2).mT  # after the final norm
+    want = tokens @ model.visual_projection.weight.T
+    torch.testing.assert_close(features.patches.flatten(2).mT, want, rtol=1e-4, atol=1e-4)
+    # The class token's is what the model itself calls the picture's embedding.
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
+    with torch.no_grad():
+        embedding = model(pixel_values=(images - mean) / std).image_embeds
+    torch.testing.assert_close(features.cls, embedding, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="has no projection"):
+        create_backbone("random:dinov2_vits14", device="cpu", project=True)
 
 
 def to_transformers(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:

@@ -111,14 +111,25 @@ ALIASES: dict[str, str] = {
     "dino_b16": "dino_vitb16",
     "ibot_b16": "ibot_vitb16",
     "ibot_l16": "ibot_vitl16",
+    "ibot_b16_in22k": "ibot_vitb16",
+    "ibot_l16_in22k": "ibot_vitl16",
     "dift": "stable_diffusion",
     "clip_b16": "hf:openai/clip-vit-base-patch16",
-    "clip_l14": "hf:openai/clip-vit-large-patch14",
+    "clip_b16_laion": "hf:laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    "clip_l14": "hf:openai/clip-vit-large-patch14-336",
+    "siglip_b16": "hf:google/siglip-base-patch16-384",
+    "siglip_l16": "hf:google/siglip-large-patch16-384",
     "siglip2_b16": "hf:google/siglip2-base-patch16-384",
     "siglip2_l16": "hf:google/siglip2-large-patch16-384",
     "mae_b16": "hf:facebook/vit-mae-base",
     "mae_l16": "hf:facebook/vit-mae-large",
     "deit_b16": "hf:facebook/deit-base-patch16-224",
+    "deit3_b16": "timm:deit3_base_patch16_384",
+    "deit3_l16": "timm:deit3_large_patch16_384",
+    "clip_convnext": "timm:convnext_base.clip_laion2b",
+    "clip_convnext_augreg": "timm:convnext_base.clip_laion2b_augreg",
+    "convnext_fcmae": "timm:convnextv2_base.fcmae_ft_in22k_in1k_384",
+    "convnext_in22k": "timm:convnext_base.fb_in22k",
     "sam_base": "hf:facebook/sam-vit-base",
     "sam_large": "hf:facebook/sam-vit-large",
     "midas_l16": "hf:Intel/dpt-large",
@@ -160,7 +171,8 @@ def create_backbone(
         dtype: Number type of the weights.
         seed: Of random weights and of the control ``random``.
         options: ``norm=False`` leaves out the final norm, ``fit="pad"`` pads pictures instead of
-            stretching them, ``chunk=N`` encodes N views at a time.
+            stretching them, ``chunk=N`` encodes N views at a time, ``project=True`` sends every
+            token of a CLIP through its final norm and the projection of its class token.
 
     Raises:
         UnknownNameError: There is no such backbone.
@@ -187,12 +199,15 @@ def create_backbone(
     while given.startswith("random:"):
         given, drawn = given.removeprefix("random:"), True
     entry = _find(given)
-    unknown = options.keys() - {"norm", "fit", "chunk"}
+    known = ("norm", "fit", "chunk", "project")
+    unknown = options.keys() - set(known)
     if unknown:
-        raise UnknownNameError("option of backbones", min(unknown), ("norm", "fit", "chunk"))
+        raise UnknownNameError("option of backbones", min(unknown), known)
     if options.get("fit", "stretch") not in ("stretch", "pad"):
         raise InputError(f'fit must be "stretch" or "pad", got {options["fit"]!r}; change it')
     module, function = entry.factory.split(":")
+    if "project" in options and module != "hf":
+        raise InputError(f"{name} has no projection of its tokens; leave project out")
     drawn_alone = drawn and module in ("networks", "remapped", "timm_models")
     if checkpoint is not None and (drawn_alone or module == "controls"):
         raise InputError(f"{name} takes no weights, got the checkpoint {checkpoint}; leave it out")

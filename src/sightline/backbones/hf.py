@@ -5,9 +5,10 @@ model whose blocks are a list and whose tokens fill the patch grid. Models come 
 from the Hugging Face cache; nothing is downloaded, and no code of a repository is ever run.
 
 Blocks are read by hooks, before the final norm; with ``norm`` every layer passes it. CLIP's
-projection is not applied. SAM is read before its neck, and has no norm. Models that interpolate
-their positions get pictures stretched to whole patches; SAM gets its square with the picture at the
-top left; others get their square.
+projection is applied only where ``project`` asks for it. SAM is read before its neck, and has no
+norm. Models that interpolate their positions get pictures stretched to whole patches; SAM gets its
+square with the picture at the top left, unless ``fit`` asks for another rule, under which its
+positions are resized; others get their square.
 """
 
 import importlib
@@ -68,7 +69,8 @@ def transformers_model(request: Request) -> NetworkBackbone:
     transformers = extra("transformers", f"hf:{request.source}")
     source = str(request.checkpoint or request.source)
     config = _config(transformers, source, request)
-    network = _network(transformers, source, config, request)
+    project = request.options.get("project", False)
+    network = _network(transformers, source, config, request, project=project)
     return adapt(network, *normalisation(source, config.model_type), **request.options)
 
 
@@ -85,7 +87,12 @@ def extra(module: str, what: str) -> Any:
 
 
 def adapt(
-    network: Any, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD, **options: Any
+    network: Any,
+    mean: Triple = IMAGENET_MEAN,
+    std: Triple = IMAGENET_STD,
+    *,
+    project: bool = False,
+    **options: Any,
 ) -> NetworkBackbone:
     """Make a backbone of a loaded vision model of transformers.
 
@@ -106,9 +113,13 @@ def adapt(
             f"{type(network).__name__} ({config.model_type}); give another model"
         )
     blocks = network.get_submodule(names[0])
-    read = partial(read_blocks, blocks=blocks, final=_final_norm(network))
+    projection = network.visual_projection if project else None
+    final = _final_norm(network)
+    read: Any = partial(read_blocks, blocks=blocks, final=final, projection=projection)
     inputs = inspect.signature(network.forward).parameters
-    if config.model_type == "sam_vision_model":
+    if config.model_type == "sam_vision_model" and "fit" in options:
+        read = partial(read_sam, blocks=blocks)
+    elif config.model_type == "sam_vision_model":
         options = fixed_size("SAM", options, "letterbox", config.image_size)
     elif "interpolate_pos_encoding" not in inputs and config.model_type not in _ANY_SIZE:
         options = fixed_size(config.model_type, options, "square", config.image_size)
@@ -118,7 +129,7 @@ def adapt(
         network,
         read,
         patch_size=patch,
-        embed_dim=config.hidden_size,
+        embed_dim=config.projection_dim if project else config.hidden_size,
         depth=len(blocks),
         mean=mean,
         std=std,
@@ -140,20 +151,49 @@ def read_blocks(
     norm: bool,
     blocks: nn.ModuleList,
     final: nn.Module | None,
+    projection: nn.Module | None = None,
 ) -> dict[int, Tokens]:
-    """Read blocks of a model, whose outputs are sequences ``[B, T, D]`` or maps ``[B, h, w, D]``."""
+    """Read blocks of a model, whose outputs are sequences ``[B, T, D]`` or maps ``[B, h, w, D]``.
+
+    With a projection, tokens pass the final norm and it.
+    """
     patch = patch_of(network.config)
     grid = (images.shape[-2] // patch, images.shape[-1] // patch)
     with captured(blocks, layers) as found:
         network(**_inputs(network, images, patch, grid))
-    normed = norm and final is not None
+    normed = (norm or projection is not None) and final is not None
     results = {}
     for layer, tokens in found.items():
         tokens = final(tokens) if normed and final is not None else tokens
+        tokens = tokens if projection is None else projection(tokens)
         if tokens.ndim == 4:
             results[layer] = Tokens(tokens.permute(0, 3, 1, 2), normed=normed)
         else:
             results[layer] = split_tokens(tokens, grid, normed=normed)
+    return results
+
+
+def read_sam(
+    network: Any, images: Tensor, layers: Sequence[int], norm: bool, blocks: nn.ModuleList
+) -> dict[int, Tokens]:
+    """Read blocks of SAM on pictures of any size, its table of positions resized (bicubic)."""
+    encoder = next(
+        module
+        for module in network.modules()
+        if hasattr(module, "pos_embed") and hasattr(module, "patch_embed")
+    )
+    hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
+    table = encoder.pos_embed.permute(0, 3, 1, 2)
+    if table.shape[-2:] != hidden.shape[1:3]:
+        size = (hidden.shape[1], hidden.shape[2])
+        table = nn.functional.interpolate(table, size, mode="bicubic", align_corners=False)
+    hidden = hidden + table.permute(0, 2, 3, 1)
+    results = {}
+    for layer in range(max(layers) + 1):
+        hidden = blocks[layer](hidden)
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        if layer in layers:
+            results[layer] = Tokens(hidden.permute(0, 3, 1, 2))
     return results
 
 
@@ -210,7 +250,9 @@ def _config(transformers: Any, source: str, request: Request) -> Any:
     return getattr(config, "vision_config", config)
 
 
-def _network(transformers: Any, source: str, config: Any, request: Request) -> Any:
+def _network(
+    transformers: Any, source: str, config: Any, request: Request, *, project: bool
+) -> Any:
     try:
         build = transformers.MODEL_MAPPING[type(config)]
     except KeyError as error:
@@ -218,6 +260,10 @@ def _network(transformers: Any, source: str, config: Any, request: Request) -> A
             f"expected a vision model in {source}, got a {config.model_type}; give another one"
         ) from error
     build = build[0] if isinstance(build, tuple) else build
+    if project:
+        build = getattr(transformers, f"{build.__name__}WithProjection", None)
+        if build is None:
+            raise InputError(f"{source} has no projection of its tokens; leave project out")
     try:
         if request.random:
             with drawn_from(request.seed):
