@@ -69,7 +69,7 @@ def read_given(kind: str, path: Path, *, keep_going: bool = False) -> GivenScene
         InputError: If there is no model, or pictures that it names are missing.
         FileFormatError: If a file is damaged.
     """
-    reader = {"colmap": _colmap, "transforms": _transforms, "manifest": _manifest}[kind]
+    reader = {"colmap": _colmap, "transforms": given_from_transforms, "manifest": _manifest}[kind]
     scene = reader(path)
     missing = [view.name for view in scene.views if not view.file.is_file()]
     if missing and (not keep_going or len(missing) == len(scene.views)):
@@ -189,8 +189,15 @@ def _picture_folder(path: Path, place: Path, names: Sequence[str]) -> Path:
     return max(dict.fromkeys(places), key=lambda folder: sum((folder / n).is_file() for n in names))
 
 
-def _transforms(path: Path) -> GivenScene:
+def given_from_transforms(path: Path, folder: Path | None = None) -> GivenScene:
+    """Read a ``transforms.json``, whose names are relative to its own folder or another one.
+
+    Raises:
+        InputError: If the file is missing.
+        FileFormatError: If it is damaged.
+    """
     given = read_transforms(path)
+    folder = path.parent if folder is None else folder
     w2c = given.w2c.double().numpy()
     lenses = given.lenses
     notes = []
@@ -199,7 +206,7 @@ def _transforms(path: Path) -> GivenScene:
     splits = {"train": given.train_files, "val": given.val_files, "test": given.test_files}
     views = [
         GivenView(
-            file=path.parent / name,
+            file=folder / name,
             name=name,
             lens=Lens(
                 K=lenses.K[i].double().numpy(),
@@ -209,16 +216,16 @@ def _transforms(path: Path) -> GivenScene:
                 width=int(lenses.sizes[i, 1]),
             ),
             w2c=w2c[i],
-            mask=path.parent / given.mask_files[i] if given.mask_files else None,
-            depth=path.parent / given.depth_files[i] if given.depth_files else None,
+            mask=folder / given.mask_files[i] if given.mask_files else None,
+            depth=folder / given.depth_files[i] if given.depth_files else None,
             depth_scale=given.depth_scale if given.depth_scale is not None else 0.001,
             split=next((split for split, files in splits.items() if files and name in files), None),
         )
         for i, name in enumerate(given.files)
     ]
     points = None
-    if given.ply_file is not None and (path.parent / given.ply_file).is_file():
-        cloud = read_point_ply(path.parent / given.ply_file)
+    if given.ply_file is not None and (folder / given.ply_file).is_file():
+        cloud = read_point_ply(folder / given.ply_file)
         points = GivenPoints(
             points=cloud.points.double().numpy(),
             colors=(cloud.colors.double().numpy() * 255).round().clip(0, 255).astype(np.uint8),

@@ -14,7 +14,7 @@ from sightline.protocols import Progress
 from sightline.reconstruction.learned.chunks import thumbnails
 from sightline.reconstruction.learned.gauge import align_cameras
 from sightline.reconstruction.learned.memory import free_memory
-from sightline.reconstruction.pairwise.align import Distance, Weighting
+from sightline.reconstruction.pairwise.align import Distance, Schedule, Weighting
 from sightline.reconstruction.pairwise.frames import PairFrames, make_frames, reconstruction
 from sightline.reconstruction.pairwise.graph import Pair, count_groups, make_pairs
 from sightline.reconstruction.pairwise.images import Picture
@@ -77,6 +77,8 @@ class Dust3rEstimator:
     number of pictures and by what is known."""
     iterations: int = 300
     rate: float = 0.01
+    schedule: Schedule = "cosine"
+    """How the step size falls."""
     distance: Distance = "l1"
     weighting: Weighting = "log"
     min_confidence: float = 3.0
@@ -85,13 +87,18 @@ class Dust3rEstimator:
     """Pixels of a picture that the optimiser works on; depth of all follows in closed form."""
     batch: int = 1
     """Pairs decoded at once."""
+    shared_focal: bool = False
+    """Give all pictures the mean of the first guesses of their focal lengths, for good (``cloud``)."""
+    known_focal: float | None = None
+    """Of all pictures, in pixels of the pictures as they come (``cloud``)."""
     robust: bool = True
     """Leave out pairs that contradict the others."""
     clean: bool = True
     """Drop points that other pictures look through."""
     raw: bool = False
     """Do as the original does: whole pixels, nothing known, every pair, every pixel. K is then off
-    by half a pixel."""
+    by half a pixel, and ``raw`` of the result is the `solve.Solution` in the aligner's world and
+    unit, with depth also where `clean` took confidence away."""
     cache: Path | None = None
     """Folder of predictions, kept by the content of pictures and network."""
     workspace: Path | None = None
@@ -147,6 +154,7 @@ class Dust3rEstimator:
         solution: Solution,
         raw: Any = None,  # noqa: ANN401
     ) -> Reconstruction:
+        raw = solution if raw is None and self.raw else raw
         poses, depth = solution.poses.clone(), solution.depth
         if self.metric:  # back to the unit that the network speaks
             poses[:, :3, 3] /= solution.scale
@@ -221,6 +229,9 @@ class Dust3rEstimator:
             per_edge=aligner == "modular",
             iterations=self.iterations,
             rate=self.rate,
+            schedule=self.schedule,
+            shared_focal=self.shared_focal,
+            known_focal=self.known_focal,
             distance=self.distance,
             weighting=self.weighting,
             min_confidence=self.min_confidence,

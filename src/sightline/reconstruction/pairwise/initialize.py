@@ -50,6 +50,7 @@ def initialize_tree(
     iterations: int = 10,
     scores: dict[Pair, float] | None = None,
     original: bool = False,
+    shared_focal: bool = False,
 ) -> None:
     """Start from a spanning tree of the best pairs.
 
@@ -59,12 +60,16 @@ def initialize_tree(
         scores: Of the pairs; by default products of mean confidences.
         original: Take a picture's focal length from the pair that was joined before, which is an
             oversight of the original, instead of from its own.
+        shared_focal: Fix all focal lengths, unless they are known, at the mean of the guesses.
 
     Raises:
         ReconstructionError: If the pairs do not link all pictures.
     """
     scores = scores or {e: maps.score for e, maps in alignment.predictions.items()}
     start = _grow_tree(alignment, scores, iterations, original=original)
+    if shared_focal and not bool(alignment.known_focal.any()):
+        mean = torch.full((len(start.focals),), math.fsum(start.focals) / len(start.focals))
+        alignment.preset_focals(mean, torch.ones(len(mean), dtype=torch.bool))
     _start_from(alignment, start)
 
 

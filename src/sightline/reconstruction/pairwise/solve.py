@@ -10,7 +10,13 @@ from torch import Tensor
 from sightline.errors import ReconstructionError
 from sightline.geometry.align import Similarity
 from sightline.geometry.pose import rigid_matrix
-from sightline.reconstruction.pairwise.align import Alignment, Distance, Weighting, optimize
+from sightline.reconstruction.pairwise.align import (
+    Alignment,
+    Distance,
+    Schedule,
+    Weighting,
+    optimize,
+)
 from sightline.reconstruction.pairwise.anchors import make_problem
 from sightline.reconstruction.pairwise.clean import clean_confidence
 from sightline.reconstruction.pairwise.consistency import Relations, consistent_pairs
@@ -123,6 +129,9 @@ def solve_cloud(
     per_edge: bool = False,
     iterations: int = 300,
     rate: float = 0.01,
+    schedule: Schedule = "cosine",
+    shared_focal: bool = False,
+    known_focal: float | None = None,
     distance: Distance = "l1",
     weighting: Weighting = "log",
     min_confidence: float = 3.0,
@@ -139,6 +148,9 @@ def solve_cloud(
         per_edge: See `align.Alignment`.
         iterations: Of the optimiser.
         rate: Its first step size.
+        schedule: How the step size falls.
+        shared_focal: Fix all focal lengths at the mean of their first guesses.
+        known_focal: Fix all focal lengths at this one, in pixels of the source pictures.
         distance: See `align.Alignment`.
         weighting: See `align.Alignment`.
         min_confidence: Above it, a pixel helps to find poses.
@@ -173,11 +185,13 @@ def solve_cloud(
         min_confidence=min_confidence,
     )
     focals = torch.tensor([f if f is not None else torch.nan for f in frames.focals])
+    if known_focal is not None:
+        focals = torch.tensor([known_focal * lens.unit[0] for lens in frames.lenses])
     alignment.preset_focals(focals, focals.isfinite())
     if int(frames.posed.sum()) > 1:
         alignment.preset_poses(frames.poses.float(), frames.posed)
-    initialize_tree(alignment, scores=scores, original=frames.raw)
-    optimize(alignment, iterations=iterations, rate=rate, on_step=on_step)
+    initialize_tree(alignment, scores=scores, original=frames.raw, shared_focal=shared_focal)
+    optimize(alignment, iterations=iterations, rate=rate, schedule=schedule, on_step=on_step)
     with torch.no_grad():
         transforms, scales = alignment.pair_transforms(), alignment.pair_scales()
         K, poses = alignment.intrinsics(), alignment.poses()
