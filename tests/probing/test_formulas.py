@@ -27,7 +27,7 @@ from sightline.probing.schedule import camera_extent, photometric_rates, view_or
 from sightline.probing.scoring import score_renders
 from sightline.probing.start import squared_spacing, start_values
 from sightline.probing.train import photo_loss, warm_loss
-from sightline.probing.visibility import lay_out_masks, visible_pixels
+from sightline.probing.visibility import counted_pixels, lay_out_masks, visible_pixels
 from sightline.types import Cameras
 
 PUBLISHED = PROTOCOLS["feat2gs-v1"]
@@ -73,7 +73,7 @@ def test_q2_stretches_or_crops() -> None:
 def test_q1_scales_fy_by_the_horizontal_ratio() -> None:
     K = torch.tensor([[[400.0, 0, 256], [0, 410, 184], [0, 0, 1]]])
     frame = make_frame((730, 1000), PUBLISHED)
-    lifted = lift_intrinsics(K, frame, PUBLISHED)[0]
+    lifted = lift_intrinsics(K, frame, PUBLISHED, shared=True)[0]
     # One focal length, the mean 405, and both axes by 1000 / 512.
     assert lifted[0, 0].item() == pytest.approx(405 * 1000 / 512)
     assert lifted[1, 1].item() == pytest.approx(405 * 1000 / 512)
@@ -81,7 +81,23 @@ def test_q1_scales_fy_by_the_horizontal_ratio() -> None:
     without = dataclasses.replace(
         PUBLISHED, quirks=dataclasses.replace(PUBLISHED.quirks, one_focal_ratio=False)
     )
-    assert lift_intrinsics(K, frame, without)[0][1, 1].item() == pytest.approx(405 * 730 / 368)
+    plain = lift_intrinsics(K, frame, without, shared=True)[0]
+    assert plain[1, 1].item() == pytest.approx(405 * 730 / 368)
+    # Known lenses keep their own fx and fy; only the ratio and the centre are the reference's.
+    known = lift_intrinsics(K, frame, PUBLISHED)[0]
+    assert [known[0, 0].item(), known[1, 1].item()] == pytest.approx([781.25, 410 * 500 / 256])
+
+
+def test_q1_keeps_the_fields_of_view_when_wide_pictures_are_reduced() -> None:
+    # 2000 x 1067 -> working 512 x 272, rendered 1600 x 853 (853.6 truncated).
+    frame = make_frame((1067, 2000), PUBLISHED)
+    K = torch.tensor([[[400.0, 0, 256], [0, 400, 136], [0, 0, 1]]])
+    lifted = lift_intrinsics(K, frame, PUBLISHED, shared=True)[0]
+    original = 400 * 2000 / 512  # both axes
+    assert lifted[0, 0].item() == pytest.approx(original * 1600 / 2000)
+    assert lifted[1, 1].item() == pytest.approx(original * 853 / 1067)
+    # The field of view down is that of the original: 2 atan(H / 2 f).
+    assert 853 / lifted[1, 1].item() == pytest.approx(1067 / original)
 
 
 def test_corrected_intrinsics_are_exact_for_crops() -> None:
@@ -240,6 +256,35 @@ def test_q28_tolerance_is_absolute_or_relative() -> None:
     views = cameras.select([0])
     assert visible_pixels(depth[:1], views, nearly, views, OURS)[0, 4:-4, 4:-4].all()
     assert not visible_pixels(depth[:1], views, nearly, views, with_quirk("Q28")).any()
+
+
+def test_q28_looks_where_the_reference_does() -> None:
+    """Independent: pixel (i, j) is lifted at (i, j) and looked up half a pixel up and left."""
+    torch.manual_seed(0)
+    K = torch.tensor([[[12.0, 0, 8], [0, 12, 6], [0, 0, 1]]])
+    views = Cameras(w2c=torch.eye(4)[None], K=K, height=12, width=16)
+    depth = 1 + 0.05 * torch.rand(1, 12, 16)
+    depth[0, 4, 4] = 0  # nothing there
+    found = visible_pixels(depth, views, depth, views, with_quirk("Q28"))[0]
+    padded = torch.zeros(13, 17)
+    padded[1:, 1:] = depth[0]
+    # The mean of the pixel and its three neighbours up and left; zeros outside the picture.
+    there = (padded[1:, 1:] + padded[1:, :-1] + padded[:-1, 1:] + padded[:-1, :-1]) / 4
+    want = (depth[0] - there).abs() <= 0.01 + 1e-5 * there
+    want &= depth[0] > 0
+    want[0], want[:, 0] = False, False  # not strictly inside
+    assert 0 < want.sum() < want.numel()
+    assert torch.equal(found, want)
+
+
+def test_masks_count_where_eight_bits_say_255() -> None:
+    masks = torch.tensor([[[1.0, 1 - 1e-7, 254.6 / 255, 254.4 / 255, 0.5, 0]]])
+    assert counted_pixels(masks).flatten().tolist() == [True, True, True, False, False, False]
+    # Resizing a mask that is all ones leaves it so.
+    whole = lay_out_masks(
+        torch.ones(1, 90, 120, dtype=torch.bool), ("a.png",), (900, 1200), (333, 444), PUBLISHED
+    )
+    assert counted_pixels(whole).all()
 
 
 def test_q12_jpeg_masks_lose_their_border() -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,16 +11,17 @@ from torch import Tensor
 from sightline.errors import InputError
 from sightline.geometry.align import Similarity, transform_cameras, transform_points
 from sightline.geometry.camera import unproject_depth
-from sightline.geometry.pose import camera_centers
+from sightline.geometry.pose import camera_centers, invert_se3
 from sightline.probing.frames import lift_intrinsics
 from sightline.probing.protocols import Protocol
 from sightline.probing.registration import find_similarity, register_poses, require_one_focal
 from sightline.probing.scenes import ProbeScene
 from sightline.probing.start import start_values
 from sightline.probing.train import ProbeInput
-from sightline.probing.visibility import lay_out_masks, visible_pixels
+from sightline.probing.visibility import lay_out_masks, shift_pixels, visible_pixels
 from sightline.protocols import GeometryEstimator, Progress
 from sightline.reconstruction import create_estimator
+from sightline.reconstruction.pairwise.solve import Solution
 from sightline.splatting import default_config, optimize_splats, render_gaussians
 from sightline.types import Cameras, PointCloud, Reconstruction, TensorStruct, Views
 
@@ -45,6 +46,8 @@ class Cloud(TensorStruct):
     unit: float
     """Length of the source's unit in the cloud's."""
     method: str
+    clean: Float[Tensor, "V h w 3"] | None = None
+    """Where the points truly are, when ``points`` have noise."""
 
 
 def choose_method(scene: ProbeScene, method: str) -> str:
@@ -105,10 +108,17 @@ def make_cloud(
     if not bool(found.valid.any()):
         raise InputError(f"{scene.id}: geometry {method} left no valid training pixel")
     if noise:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(found.points.shape, generator=generator)
-        found = dataclasses.replace(found, points=found.points + noise * drawn)
+        found = _with_noise(found, noise, seed)
     return _in_unit_world(found) if protocol.unit_world else found
+
+
+def _with_noise(cloud: Cloud, noise: float, seed: int) -> Cloud:
+    """Move the known points, drawn in their order."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(int(cloud.valid.sum()), 3, generator=generator)
+    points = cloud.points.clone()
+    points[cloud.valid] += noise * drawn
+    return dataclasses.replace(cloud, points=points, clean=cloud.points)
 
 
 def _estimator(
@@ -126,9 +136,16 @@ def _estimator(
 
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
-    "dust3r": {"raw": True, "aligner": "cloud"},
+    "dust3r": {
+        "raw": True,
+        "graph": "complete",
+        "aligner": "cloud",
+        "schedule": "linear",
+        "shared_focal": True,
+    },
     "mast3r": {
         "raw": True,
+        "graph": "complete",
         "coarse": (500, 0.07, 1.5),
         "fine": (200, 0.014, 0.5),
         "shared_intrinsics": True,
@@ -155,8 +172,11 @@ def _from_cameras(
     train = cameras.select(list(range(scene.num_train)))
     test = cameras.select(list(range(scene.num_train, len(scene))))
     points = unproject_depth(depth[: scene.num_train].double(), train)
+    counted = (test, train)
+    if protocol.quirks.absolute_tolerance:
+        counted = tuple(shift_pixels(cameras, -0.5) for cameras in counted)
     masks = visible_pixels(
-        depth[scene.num_train :], test, depth[: scene.num_train], train, protocol
+        depth[scene.num_train :], counted[0], depth[: scene.num_train], counted[1], protocol
     )
     return _assemble(scene, points, train, test, masks, method, protocol)
 
@@ -188,34 +208,54 @@ def _from_estimator(
 ) -> Cloud:
     """Run on the training views for the cloud, then on all views for test poses and depth."""
     count = scene.num_train
-    first = estimator.estimate(_views(scene, list(range(count))))
-    points, valid, _, train = _dense(first, scene, method, count)
+    first = _dense(estimator.estimate(_views(scene, list(range(count)))), scene, method, count)
+    train = first.cameras
     test = train.select([0] * scene.num_test)
     masks = torch.zeros(scene.num_test, *scene.frame.working, dtype=torch.bool)
     if scene.num_test:
         require_one_focal(train.K, protocol)
-        again = estimator.estimate(_views(scene, list(range(len(scene)))))
-        all_points, all_valid, all_depth, every = _dense(again, scene, method, len(scene))
-        similarity = find_similarity(all_points[:count], points, valid & all_valid[:count])
-        held = every.select(list(range(count, len(scene))))
-        masks = visible_pixels(
-            torch.where(all_valid, all_depth, 0.0)[count:],
-            held,
-            torch.where(all_valid, all_depth, 0.0)[:count],
-            every.select(list(range(count))),
-            protocol,
-        )
-        # The first training camera's lens serves every test view.
-        w2c = register_poses(held.w2c, similarity, protocol)
-        test = dataclasses.replace(test, w2c=w2c)
-    points = torch.where(valid[..., None], points, torch.nan)
+        second = estimator
+        if protocol.shared_focal and getattr(estimator, "shared_focal", False):
+            focal = float(train.K[:, [0, 1], [0, 1]].mean())
+            second = dataclasses.replace(estimator, known_focal=focal)  # type: ignore[type-var]
+        again = second.estimate(_views(scene, list(range(len(scene)))))
+        both = _dense(again, scene, method, len(scene))
+        similarity = find_similarity(both.points[:count], first.points, first.known)
+        seen, held = (both.cameras.select(list(part)) for part in _parts(scene))
+        depth = torch.where(both.known, both.depth, 0.0)
+        masks = visible_pixels(depth[count:], held, depth[:count], seen, protocol)
+        # The second run sees lenses a little longer or shorter than the first, all alike.
+        ratio = (train.K[:, 0, 0] / seen.K[:, 0, 0]).median()
+        K = held.K.clone()
+        K[:, [0, 1], [0, 1]] *= ratio
+        test = dataclasses.replace(test, w2c=register_poses(held.w2c, similarity, protocol), K=K)
+    points = torch.where(first.valid[..., None], first.points, torch.nan)
     return _assemble(scene, points, train, test, masks, method, protocol)
 
 
-def _dense(
-    found: Reconstruction, scene: ProbeScene, method: str, count: int
-) -> tuple[Tensor, Tensor, Tensor, Cameras]:
-    """Return points, validity, depth and cameras at the working size."""
+def _parts(scene: ProbeScene) -> tuple[range, range]:
+    return range(scene.num_train), range(scene.num_train, len(scene))
+
+
+class _Dense(NamedTuple):
+    """What an estimator found, at the working size.
+
+    Attributes:
+        points: In its world.
+        known: Where there is a point.
+        valid: Where the estimator trusts it.
+        depth: z-depth.
+        cameras: In working pixels.
+    """
+
+    points: Float[Tensor, "V h w 3"]
+    known: Bool[Tensor, "V h w"]
+    valid: Bool[Tensor, "V h w"]
+    depth: Float[Tensor, "V h w"]
+    cameras: Cameras
+
+
+def _dense(found: Reconstruction, scene: ProbeScene, method: str, count: int) -> _Dense:
     if not bool(found.registered.all()):
         names = [
             n for n, known in zip(scene.names, found.registered.tolist(), strict=False) if not known
@@ -228,13 +268,31 @@ def _dense(
         raise InputError(
             f"geometry {method} returned no depth for {scene.id}; for cameras alone use given"
         )
+    own = found.raw
+    if isinstance(own, Solution) and all(d.shape == scene.frame.working for d in own.depth):
+        return _of_aligner(own, scene)
     cameras = found.cameras.map(lambda t: t.double())
     points = found.points
     if points is None:
         points = unproject_depth(found.depth.double(), cameras)
     valid = found.depth > 0 if found.valid is None else found.valid
     valid = valid & points.isfinite().all(-1)
-    return points.double(), valid, found.depth, cameras
+    return _Dense(points.double(), valid, valid, found.depth, cameras)
+
+
+def _of_aligner(solution: Solution, scene: ProbeScene) -> _Dense:
+    """Take the aligner's own world, its unit, and its depth of all pixels, as the reference does.
+
+    The reference counts pixels from whole numbers, with the principal point at half the size.
+    """
+    height, width = scene.frame.working
+    depth = torch.stack(solution.depth).double()
+    w2c = invert_se3(solution.poses.double())
+    cameras = Cameras(w2c=w2c, K=solution.K.double(), height=height, width=width)
+    points = unproject_depth(depth, shift_pixels(cameras, 0.5))
+    known = points.isfinite().all(-1)
+    valid = known & (torch.stack(solution.confidence) > 0)
+    return _Dense(points, known, valid, depth, cameras)
 
 
 def _assemble(
@@ -248,17 +306,21 @@ def _assemble(
 ) -> Cloud:
     frame = scene.frame
     height, width = frame.target
-    own = lift_intrinsics(train.K.double(), frame, protocol)
+    shared = protocol.shared_focal and method not in KNOWN
+    K = train.K.double()
+    if protocol.quirks.one_focal_ratio and method in KNOWN:
+        K = shift_pixels(train, -0.5).K.double()  # the reference counts from whole numbers
+    own = lift_intrinsics(K, frame, protocol, shared=shared)
     others = own[:0]
     if len(test):
-        # With a shared focal length test views take the first training camera's.
+        # In the reference the first training camera's lens serves every test view.
         others = (
             own[:1].expand(len(test), 3, 3).clone()
             if protocol.shared_focal
             else lift_intrinsics(test.K.double(), frame, protocol)
         )
-    # Masks are in pixels of what the working picture shows.
-    kept = frame.original if frame.squeezed is not None else frame.target
+    # Masks are in pixels of what the working picture shows, or is taken to show.
+    kept = frame.original if protocol.quirks.stretched_pictures else frame.target
     laid = lay_out_masks(
         _spread_masks(masks, scene), scene.names[scene.num_train :], kept, frame.target, protocol
     )
@@ -306,26 +368,23 @@ def _in_unit_world(cloud: Cloud) -> Cloud:
     return dataclasses.replace(
         cloud,
         points=transform_points(cloud.points.double(), move).float(),
+        clean=(
+            None if cloud.clean is None else transform_points(cloud.clean.double(), move).float()
+        ),
         train=transform_cameras(cloud.train, move),
         test=transform_cameras(cloud.test, move) if len(cloud.test) else cloud.test,
         unit=float(scale),
     )
 
 
-def probe_input(cloud: Cloud, scene: ProbeScene, clean: Cloud | None = None) -> ProbeInput:
-    """Return what training starts from.
-
-    Args:
-        cloud: Points and cameras.
-        scene: Pictures.
-        clean: The cloud without noise, whose spacing gives the scales.
-    """
+def probe_input(cloud: Cloud, scene: ProbeScene) -> ProbeInput:
+    """Return what training starts from; scales come from the clean points where there is noise."""
     rows = cloud.valid.flatten().nonzero()[:, 0]
     colors = scene.working[: scene.num_train].permute(0, 2, 3, 1).reshape(-1, 3)[rows]
     start = start_values(
         cloud.points.reshape(-1, 3)[rows],
         colors,
-        None if clean is None else clean.points.reshape(-1, 3)[rows],
+        None if cloud.clean is None else cloud.clean.reshape(-1, 3)[rows],
     )
     return ProbeInput(
         start=start,

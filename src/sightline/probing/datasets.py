@@ -8,7 +8,7 @@ from typing import Any
 from sightline.errors import InputError, UnknownNameError
 from sightline.probing.config import ProbeConfig
 from sightline.probing.scenes import SceneSource
-from sightline.probing.splits import SPLIT_FILE, read_splits
+from sightline.probing.splits import SPLIT_FILE, read_splits, stem_of
 
 DTU_SCANS = (1, 4, 9, 23, 75, 10, 11, 12, 13, 15, 24, 29, 32, 33, 34, 48, 49, 62, 77, 110, 114, 118)
 
@@ -78,15 +78,17 @@ DATASETS: dict[str, Dataset] = {
     ),
     "ScanNetpp": Dataset(
         layout="data/{scene}/dslr",
-        download="get ScanNet++ (kaldir.vc.in.tum.de/scannetpp, on request), undistort the DSLR "
-        "pictures with its toolbox and put nerfstudio/transforms_undistorted.json as "
-        "{root}/data/SCENE/dslr/transforms.json",
+        download="get ScanNet++ (kaldir.vc.in.tum.de/scannetpp, on request) and undistort the DSLR "
+        "pictures with its toolbox, so that {root}/data/SCENE/dslr holds "
+        "nerfstudio/transforms_undistorted.json and resized_undistorted_images/",
         kind=None,
     ),
     "CO3D": Dataset(
         layout="{scene}",
-        download="get CO3Dv2 (facebookresearch/co3d) so that {root}/CATEGORY/SEQUENCE/images holds "
-        "the frames, and name scenes as CATEGORY/SEQUENCE",
+        download="get CO3Dv2 (facebookresearch/co3d) so that {root}/CATEGORY holds "
+        "frame_annotations.jgz and {root}/CATEGORY/SEQUENCE its images/, depths/ and "
+        "depth_masks/, and name scenes as CATEGORY/SEQUENCE",
+        kind=None,
     ),
 }
 """Feat2GS's data sets by the names of its split file, DTU, and two more."""
@@ -134,6 +136,7 @@ def expand_dataset(entry: Mapping[str, Any]) -> list[SceneSource]:
                 kind=dataset.kind,
                 train=split.train if split else (),
                 test=split.test if split else (),
+                hash=split.hash if split else "",
                 score=dataset.score,
                 noise=dataset.noise,
                 geometry=dataset.geometry,
@@ -191,5 +194,5 @@ def _source(entry: Any, config: ProbeConfig) -> SceneSource:  # noqa: ANN401
         values["path"] = str(path)
         values.setdefault("id", path.parent.name if path.suffix == ".json" else path.resolve().name)
     for part in ("train", "test"):
-        values[part] = tuple(Path(str(stem)).stem for stem in values.get(part) or ())
+        values[part] = tuple(stem_of(str(stem)) for stem in values.get(part) or ())
     return SceneSource(**values, score=config.score)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,22 @@ _MAX_DEPTH_BYTES = 1 << 28
 
 
 def read_dtu(folder: Path, stems: Sequence[str]) -> dict[str, Any]:
-    """Read chosen views of a scan: ``names``, ``images``, ``cameras``, ``depth``.
+    """Read chosen views of a scan: ``names``, ``images``, ``cameras``, ``depth``, ``center``.
 
     The layout is ``images/STEM.*``, ``cams/STEM_cam.txt``, ``depths/STEM.npy`` and
     ``binary_masks/STEM.png``. A pixel counts where the mask is above one half, after one erosion by
     10 x 10, and depth is positive and finite; elsewhere photos are black. Depth is brought to the
-    photos' size by the nearest pixel; lengths are divided by 1000.
+    photos' size by the nearest pixel; lengths are divided by 1000. MVSNet's cameras count pixels from
+    whole numbers, so half a pixel is added to principal points. ``center`` is the first view's
+    principal point: working pictures are cut about it.
 
     Raises:
         InputError: If a file is missing.
         FileFormatError: If one is damaged.
     """
-    names, images, depths, w2c, K = [], [], [], [], []
+    names, images, depths, w2c, K, centers = [], [], [], [], [], []
     for stem in stems:
-        photos = sorted((folder / "images").glob(f"{stem}.*"))
+        photos = sorted((folder / "images").glob(f"{escape(stem)}.*"))
         if not photos:
             raise InputError(f"there is no picture {stem} in {folder / 'images'}; check the scan")
         picture = read_image(photos[0]).pixels
@@ -53,6 +56,8 @@ def read_dtu(folder: Path, stems: Sequence[str]) -> dict[str, Any]:
         if depth.shape != picture.shape[:2] and intrinsic[0, 2] < 0.75 * depth.shape[1]:
             intrinsic[0] *= size[0] / depth.shape[1]
             intrinsic[1] *= size[1] / depth.shape[0]
+        centers.append((float(intrinsic[0, 2]), float(intrinsic[1, 2])))
+        intrinsic[:2, 2] += 0.5
         names.append(photos[0].name)
         images.append(np.where(large[..., None] > 0, picture, 0).astype(np.uint8))
         depths.append(large)
@@ -69,6 +74,7 @@ def read_dtu(folder: Path, stems: Sequence[str]) -> dict[str, Any]:
             width=stacked.shape[3],
         ),
         "depth": torch.from_numpy(np.stack(depths)),
+        "center": centers[0],
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sightline.backbones import create_backbone
-from sightline.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from sightline.backbones.base import IMAGENET_MEAN, IMAGENET_STD, NetworkBackbone
 from sightline.backbones.grid import Placement, placement_of
 from sightline.errors import InputError
 from sightline.probing.protocols import Protocol
@@ -35,11 +36,13 @@ class Published:
         row: Its name there.
         layer: What the reference reads; -2 is the last but one.
         norm: Whether that passed the model's final norm.
+        project: Whether every token also passed CLIP's projection.
     """
 
     row: str
     layer: int = -1
     norm: bool = True
+    project: bool = False
 
 
 PUBLISHED: dict[str, Published] = {
@@ -51,7 +54,7 @@ PUBLISHED: dict[str, Published] = {
     "mast3r": Published("MASt3R"),
     "dift": Published("SD", norm=False),
     "dinov2_b14": Published("DINOv2", norm=False),
-    "clip_b16": Published("CLIP"),
+    "clip_b16": Published("CLIP", project=True),
     "mae_b16": Published("MAE", layer=-2, norm=False),
     "midas_l16": Published("MiDaS", norm=False),
     "sam_base": Published("SAM", norm=False),
@@ -61,6 +64,8 @@ PUBLISHED: dict[str, Published] = {
 
 PIXEL_FEATURES = ("iuv", "iuvrgb")
 _OTHER_NORMALISATION = ("clip", "radio", "dift", "stable_diffusion")
+_ABSOLUTE_POSITIONS = ("sam_base", "sam_large")
+"""Of a fixed size, unless they are told how pictures fit."""
 _VGGT = ("vggt",)
 _VGGT_WIDTH, _VGGT_STEP = 518, 14
 
@@ -262,13 +267,20 @@ def _build(part: FeaturePart, protocol: Protocol, seed: int, device: str) -> Bac
     _, norm = reading_of(part, protocol)
     options: dict[str, Any] = {}
     kind = part.backbone.removeprefix("random:")
+    published = PUBLISHED.get(kind)
     if kind not in (*PIXEL_FEATURES, "random"):
         if not norm:
             options["norm"] = False
-        if protocol.quirks.stretched_padding and not _is_vggt(kind):
-            options["fit"] = "pad"
+        if published is not None and published.project and not protocol.layer_norm:
+            options["project"] = True
+    padded = protocol.quirks.stretched_padding and not _is_vggt(kind)
+    if padded and kind in _ABSOLUTE_POSITIONS:
+        options["fit"] = "pad"
     backbone = create_backbone(part.backbone, part.checkpoint, device, seed=seed, **options)
-    if protocol.quirks.imagenet_for_all and kind.split("_")[0] in _OTHER_NORMALISATION:
+    for one in getattr(backbone, "parts", (backbone,)):
+        if padded and isinstance(one, NetworkBackbone) and one.fit == "stretch":
+            one.fit = "pad"
+    if protocol.quirks.imagenet_for_all and kind.startswith(_OTHER_NORMALISATION):
         backbone.mean, backbone.std = IMAGENET_MEAN, IMAGENET_STD
     return backbone
 
@@ -285,7 +297,7 @@ def _encode(
     pictures = images
     if protocol.quirks.stretched_padding and _is_vggt(part.backbone.removeprefix("random:")):
         pictures = vggt_pictures(images)
-    with torch.no_grad():
+    with torch.no_grad(), _precision(part.backbone, images, protocol):
         found = backbone.extract(pictures, layers=list(layers))
     grids = {tuple(layer.patches.shape[-2:]) for layer in found}
     if len(grids) > 1:
@@ -301,6 +313,15 @@ def _encode(
         else placement_of(backbone, size, grid)
     )
     return TokenMaps(maps=maps, placement=placement, is_pixels=grid == size)
+
+
+def _precision(name: str, images: Tensor, protocol: Protocol) -> AbstractContextManager[object]:
+    """Run VGGT in half precision on a GPU where the reference does; everything else in full."""
+    reference = not protocol.layer_norm and _is_vggt(name.removeprefix("random:"))
+    if not reference or images.device.type != "cuda":
+        return nullcontext()
+    half = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    return torch.autocast("cuda", half)
 
 
 def vggt_pictures(images: Float[Tensor, "V 3 h w"]) -> Float[Tensor, "V 3 H W"]:

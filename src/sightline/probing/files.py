@@ -84,6 +84,7 @@ def write_cloud(cloud: Cloud, path: Path) -> None:
     }
     tensors: dict[str, Tensor | None] = {
         "points": cloud.points,
+        "clean": cloud.clean,
         "valid": cloud.valid,
         "masks": cloud.masks,
         "train_w2c": cloud.train.w2c,
@@ -104,6 +105,7 @@ def read_cloud(path: Path) -> Cloud:
     )
     return Cloud(
         points=tensors["points"],
+        clean=tensors.get("clean"),
         valid=tensors["valid"],
         masks=tensors["masks"],
         train=train,

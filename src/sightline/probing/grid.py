@@ -162,7 +162,9 @@ def _scene_task(source: SceneSource, config: ProbeConfig, protocol: Protocol) ->
     method = source.geometry or config.geometry
     split = split_of(source, protocol)
     # The path is no part of the key, the content is; train and test are those of the split.
-    plain = dataclasses.replace(source, path="", train=split.train, test=split.test, geometry=None)
+    plain = dataclasses.replace(
+        source, path="", train=split.train, test=split.test, geometry=None, hash=""
+    )
     return Task(
         kind="scene",
         params={

@@ -355,10 +355,12 @@ def _scenes(results: Results, pages: dict[str, str]) -> Html | None:
         for mode in results.modes:
             mine = [r for r in results.rows if r.scene == scene and r.mode == mode]
             best = _best(mine)
+            link = element("a", scene, href=pages[scene])
             if best is None:
+                if mine:  # inference only
+                    rows.append([link, mode, "no test views", "\u2013", "\u2013"])
                 continue
             mask = best.mean("mask")
-            link = element("a", scene, href=pages[scene])
             rows.append(
                 [
                     link,

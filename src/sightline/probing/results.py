@@ -42,9 +42,13 @@ class Row:
     encoder_ms: float
     """Milliseconds a view; NaN without features."""
     record: dict[str, Any]
+    shape: dict[str, float]
+    """Errors of the Gaussians' centres, where the true surface is known; see `shape`."""
 
     def mean(self, metric: str) -> float:
-        """Return the mean over test views that show something."""
+        """Return the mean over test views that show something, or the error of the shape."""
+        if metric in self.shape:
+            return self.shape[metric]
         known = [v for v in self.scores.get(metric, ()) if math.isfinite(v)]
         return math.fsum(known) / len(known) if known else math.nan
 
@@ -145,6 +149,10 @@ def _row(
         peak_memory=record["peak_memory"],
         encoder_ms=encoder,
         record=record,
+        shape={
+            name: math.nan if v is None else float(v)
+            for name, v in summary.get("shape", {}).items()
+        },
     )
 
 

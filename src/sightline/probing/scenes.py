@@ -18,9 +18,19 @@ from sightline.io.given import GivenPoints, GivenScene, read_given
 from sightline.io.inputs import discover, unique_names
 from sightline.io.views import load_views
 from sightline.probing.frames import Frame, make_frame, nearest_map, target_picture, working_picture
+from sightline.probing.layouts import (
+    ANNOTATIONS,
+    TRANSFORMS,
+    is_co3d,
+    is_scannetpp,
+    read_co3d,
+    read_scannetpp,
+)
 from sightline.probing.protocols import Protocol
-from sightline.probing.splits import Split, choose_split
+from sightline.probing.splits import Split, choose_split, split_by_folder, stem_of
 from sightline.types import Cameras, PointCloud, TensorStruct, Views
+
+KINDS_OF_SCENES = ("photos", "colmap", "transforms", "dtu", "scannetpp", "co3d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +39,11 @@ class SceneSource:
 
     Attributes:
         id: Unique in a grid, such as ``LLFF/fortress``.
-        path: A folder of photos, a COLMAP workspace, a ``transforms.json`` or its folder, or a
-            scan of DTU; empty for a synthetic scene.
+        path: A folder of photos, a COLMAP workspace, a ``transforms.json`` or its folder, a scan of
+            DTU, a ``dslr`` folder of ScanNet++ or a sequence of CO3D; empty for a synthetic scene.
         synthetic: Arguments of `make_scene`.
         kind: How the path is read; None finds out. ``dtu`` is never found out.
+        hash: Of the scene in its source, for the split file (DL3DV).
         train: Names (without endings) of the training views; empty: by `choose_split`.
         test: Names of the test views.
         score: False leaves test views out (inference only).
@@ -49,6 +60,7 @@ class SceneSource:
     score: bool = True
     noise: float = 0.0
     geometry: str | None = None
+    hash: str = ""
 
     @property
     def dataset(self) -> str:
@@ -97,6 +109,8 @@ class _Original:
     normals: Float[Tensor, "V H W 3"] | None = None
     cloud: PointCloud | None = None
     files: tuple[Path, ...] | None = None
+    center: tuple[float, float] | None = None
+    """Where working pictures are cut about; None: the middle."""
 
 
 def load_scene(source: SceneSource, protocol: Protocol) -> ProbeScene:
@@ -108,7 +122,7 @@ def load_scene(source: SceneSource, protocol: Protocol) -> ProbeScene:
     """
     split, original = _read(source, protocol)
     images = original.images.permute(0, 2, 3, 1).contiguous().numpy()
-    frame = make_frame((images.shape[1], images.shape[2]), protocol)
+    frame = make_frame((images.shape[1], images.shape[2]), protocol, original.center)
     cameras = original.cameras
     if cameras is not None:
         move = frame.working_from_original()
@@ -137,7 +151,7 @@ def list_views(source: SceneSource) -> list[str]:
     """Return the names of all views of a source, without endings, in natural order."""
     if source.synthetic is not None:
         return [f"view_{i:03d}" for i in range(int(source.synthetic.get("num_views", 24)))]
-    return [Path(name).stem for name, _ in _listed(source)]
+    return [stem_of(name) for name, _ in _listed(source)]
 
 
 def split_of(source: SceneSource, protocol: Protocol) -> Split:
@@ -155,7 +169,10 @@ def split_of(source: SceneSource, protocol: Protocol) -> Split:
                 f"{source.path or 'the scene'} ({', '.join(missing[:3])}); put them in place or "
                 "fix the split"
             )
-        return Split(source.train, source.test if source.score else ())
+        return Split(source.train, source.test if source.score else (), source.hash)
+    shown = split_by_folder(Path(source.path), names) if source.path else None
+    if shown is not None:
+        return shown if source.score else Split(shown.train, ())
     return choose_split(names, protocol.train_views, protocol.test_views if source.score else 0)
 
 
@@ -165,7 +182,7 @@ def fingerprint(source: SceneSource, protocol: Protocol) -> str:
     split = split_of(source, protocol)
     if source.synthetic is None:
         chosen = {*split.train, *split.test}
-        files = [file for name, file in _listed(source) if Path(name).stem in chosen]
+        files = [file for name, file in _listed(source) if stem_of(name) in chosen]
         files += _side_files(source)
         parts += [_digest(file) for file in files]
     parts += [repr(split), repr(source.noise)]
@@ -184,6 +201,10 @@ def _side_files(source: SceneSource) -> list[Path]:
     files: list[Path] = []
     if kind == "dtu":
         files = [*path.glob("cams/*"), *path.glob("depths/*"), *path.glob("binary_masks/*")]
+    elif kind == "co3d":
+        files = [path.parent / ANNOTATIONS, *path.glob("depths/*"), *path.glob("depth_masks/*")]
+    elif kind == "scannetpp":
+        files = [path / TRANSFORMS]
     elif kind == "transforms":
         files = [path / "transforms.json" if path.is_dir() else path]
     elif kind == "colmap":
@@ -197,12 +218,17 @@ def _given(source: SceneSource) -> tuple[str, GivenScene | None]:
     path = Path(source.path)
     if not path.exists():
         raise InputError(f"{source.id}: there is no {path}; check the path in the configuration")
-    kind = source.kind or discover([path])[0].kind
+    kind = source.kind
+    if kind is None and path.is_dir():
+        kind = "scannetpp" if is_scannetpp(path) else "co3d" if is_co3d(path) else None
+    kind = kind or discover([path])[0].kind
+    if kind == "scannetpp":
+        return kind, read_scannetpp(path)
     if kind in ("colmap", "transforms"):
         file = path / "transforms.json" if kind == "transforms" and path.is_dir() else path
         return kind, read_given(kind, file)
-    if kind not in ("photos", "dtu"):
-        raise UnknownNameError("kind of scene", kind, ("photos", "colmap", "transforms", "dtu"))
+    if kind not in ("photos", "dtu", "co3d"):
+        raise UnknownNameError("kind of scene", kind, KINDS_OF_SCENES)
     return kind, None
 
 
@@ -212,7 +238,7 @@ def _listed(source: SceneSource) -> list[tuple[str, Path]]:
     if given is not None:
         return [(view.name, view.file) for view in given.views]
     folder = Path(source.path)
-    if kind == "dtu" or (folder / "images").is_dir():
+    if kind in ("dtu", "co3d") or (folder / "images").is_dir():
         folder = folder / "images"
     (found,) = discover([folder], kind="photos")
     return list(
@@ -230,16 +256,18 @@ def _read(source: SceneSource, protocol: Protocol) -> tuple[Split, _Original]:
         from sightline.probing.dtu import read_dtu
 
         return split, _Original(**read_dtu(Path(source.path), wanted))
+    if kind == "co3d":
+        return split, _Original(**read_co3d(Path(source.path), wanted))
     if given is not None:
         return split, _from_given(given, wanted, source.id)
-    by_stem = {Path(name).stem: (name, file) for name, file in _listed(source)}
+    by_stem = {stem_of(name): (name, file) for name, file in _listed(source)}
     names, files = zip(*(by_stem[stem] for stem in wanted), strict=True)
     views = _of_one_size(load_views(files, names), source.id)
     return split, _Original(names=tuple(names), images=_bytes(views.images), files=tuple(files))
 
 
 def _from_given(given: GivenScene, wanted: Sequence[str], name: str) -> _Original:
-    order = {Path(view.name).stem: i for i, view in enumerate(given.views)}
+    order = {stem_of(Path(view.name).name): i for i, view in enumerate(given.views)}
     index = [order[stem] for stem in wanted]
     chosen = replace(given, views=tuple(given.views[i] for i in index), points=None)
     scene = scene_from_given(chosen, name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sightline.errors import FileFormatError, InputError
 from sightline.io.atomic import atomic_write_text
-from sightline.io.inputs import read_json
+from sightline.io.inputs import PICTURE_SUFFIXES, read_json
 
 SPLIT_FILE = "dataset_split.json"
 _SPREAD = 3
@@ -19,6 +19,33 @@ class Split:
 
     train: tuple[str, ...]
     test: tuple[str, ...]
+    hash: str = ""
+    """Of the scene in its source, where the file has one (DL3DV)."""
+
+
+def stem_of(name: str) -> str:
+    """Return a picture's name without its ending; other points stay."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
+
+
+def split_by_folder(scene: Path, names: Sequence[str]) -> Split | None:
+    """Return the split that the authors' folders show: copies of training photos.
+
+    ``N_views/images`` of the finished layout, or ``train`` as they chose it; all others of the
+    scene are test views. None where there is no such folder, or more than one ``N_views``.
+
+    Args:
+        scene: Its folder.
+        names: Of all views, without endings.
+    """
+    folders = [f for f in scene.glob("*_views/images") if f.parent.name[:-6].isdigit()]
+    folders = folders or [f for f in (scene / "train", scene / "images" / "train") if f.is_dir()]
+    if len(folders) != 1:
+        return None
+    chosen = {stem_of(file.name) for file in folders[0].iterdir() if file.is_file()}
+    train = tuple(name for name in names if name in chosen)
+    return Split(train, tuple(name for name in names if name not in chosen)) if train else None
 
 
 def choose_split(names: Sequence[str], train: int, test: int | None) -> Split:
@@ -86,7 +113,8 @@ def read_splits(path: Path) -> dict[str, dict[str, Split]]:
                 raise _wrong(
                     path, f"training views that are no test views in {name}/{scene}", entry
                 )
-            splits[name][scene] = Split(train, test)
+            mark = entry.get("hash", "")
+            splits[name][scene] = Split(train, test, mark if isinstance(mark, str) else "")
     return splits
 
 
@@ -94,10 +122,14 @@ _KEYS = ("train", "test")
 
 
 def write_splits(path: Path, splits: Mapping[str, Mapping[str, Split]]) -> None:
-    """Write splits in the authors' layout, stems sorted."""
+    """Write splits in the authors' layout: stems sorted, hashes kept."""
     data = {
         name: {
-            scene: {"train": sorted(split.train), "test": sorted(split.test)}
+            scene: {
+                "train": sorted(split.train),
+                "test": sorted(split.test),
+                **({"hash": split.hash} if split.hash else {}),
+            }
             for scene, split in scenes.items()
         }
         for name, scenes in splits.items()

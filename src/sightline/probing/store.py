@@ -20,8 +20,8 @@ from sightline.io.inputs import read_json
 
 TASK_FILE = "task.json"
 VERSIONS = {
-    "scene": 1,
-    "cloud": 1,
+    "scene": 2,
+    "cloud": 2,
     "features": 1,
     "probe": 1,
     "video": 1,

@@ -23,8 +23,10 @@ from sightline.probing.poses import RefinedPoses, draw, refine_test_poses
 from sightline.probing.protocols import Protocol, Quirks, Rates
 from sightline.probing.scenes import SceneSource, load_scene
 from sightline.probing.scoring import score_renders
+from sightline.probing.shape import shape_errors, write_metrics_3d
 from sightline.probing.store import Task
 from sightline.probing.train import ProbeResult, train_probe
+from sightline.probing.visibility import counted_pixels
 from sightline.protocols import Backbone, Progress
 from sightline.types import Cameras, Gaussians
 
@@ -116,7 +118,7 @@ class Worker:
             "method": cloud.method,
             "points": int(cloud.valid.sum()),
             "valid": float(cloud.valid.float().mean()),
-            "mask": [float(m.eq(1).float().mean()) for m in cloud.masks],
+            "mask": [float(m.float().mean()) for m in counted_pixels(cloud.masks)],
             "unit": cloud.unit,
         }
 
@@ -180,6 +182,13 @@ class Worker:
             "train_seconds": result.seconds,
             "history": result.history,
         }
+        truth = cloud.clean if cloud.clean is not None else cloud.points
+        if cloud.clean is not None or cloud.method == "depth":
+            errors = shape_errors(result.raw["xyz"], truth[cloud.valid], cloud.unit)
+            summary["shape"] = {n: v if math.isfinite(v) else None for n, v in errors.items()}
+            total = protocol.steps + protocol.warm_steps
+            write_metrics_3d(out / "3d_metrics.json", errors, total)
+        poses = {"train_w2c": result.w2c.cpu().numpy()}
         if scene.num_test:
             began = time.perf_counter()
             test = cloud.test.map(lambda t: t.float())
@@ -188,7 +197,7 @@ class Worker:
             summary["pose_seconds"] = time.perf_counter() - began
             renders = _render(result.gaussians(), found, test)
             network = self._network(protocol) if params["lpips"] else None
-            masks = cloud.masks == 1  # blurred borders do not count
+            masks = counted_pixels(cloud.masks)
             scores = score_renders(renders, photos, masks, protocol, network)
             summary["scores"] = {
                 name: [v if math.isfinite(v) else None for v in values.tolist()]
@@ -197,7 +206,8 @@ class Worker:
             summary["test"] = list(scene.names[scene.num_train :])
             pixels = (renders.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
             write_npz(out / "renders.npz", {"renders": pixels.numpy()})
-            write_npz(out / "poses.npz", _poses(result, found))
+            poses |= {"test_w2c": found.w2c.cpu().numpy(), "loss": found.loss.cpu().numpy()}
+        write_npz(out / "poses.npz", poses)
         return summary
 
     def _video(
@@ -240,14 +250,6 @@ def save_splats(result: ProbeResult, out: Path) -> None:
     write_gaussian_ply(out / "splats.ply", gaussians)
     if result.readout:
         save_file({k: v.cpu() for k, v in result.readout.items()}, out / "readout.safetensors")
-
-
-def _poses(result: ProbeResult, found: RefinedPoses) -> dict[str, Any]:
-    return {
-        "train_w2c": result.w2c.cpu().numpy(),
-        "test_w2c": found.w2c.cpu().numpy(),
-        "loss": found.loss.cpu().numpy(),
-    }
 
 
 @torch.no_grad()

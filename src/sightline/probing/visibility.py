@@ -27,7 +27,9 @@ def visible_pixels(
     A pixel with depth above 1e-6 counts if its point projects strictly inside at least one training
     view, and if in at least one of them (perhaps another) its depth agrees with the depth there,
     read bilinearly: within ``mask_tolerance`` of the depth, or with the quirk
-    ``absolute_tolerance`` within ``mask_tolerance`` units plus 1e-5 of it, at integer pixels.
+    ``absolute_tolerance`` within ``mask_tolerance`` units plus 1e-5 of it, where the reference
+    looks: cameras then count pixels from whole numbers, and only depth above 0 at the pixel itself
+    is asked for.
 
     Args:
         test_depth: z-depth; not positive where unknown.
@@ -37,9 +39,9 @@ def visible_pixels(
         protocol: Tolerance and quirk.
     """
     absolute = protocol.quirks.absolute_tolerance
-    if absolute:  # the reference lets the ray of pixel (i, j) start at (i, j)
-        test, train = _shifted(test), _shifted(train)
-    points = unproject_depth(test_depth.double(), test.map(lambda t: t.double()))
+    # There pixel (i, j) lies at (i, j), but is looked up half a pixel to its upper left.
+    lifted = shift_pixels(test, 0.5) if absolute else test
+    points = unproject_depth(test_depth.double(), lifted.map(lambda t: t.double()))
     size = torch.tensor([train.width, train.height], dtype=torch.float64, device=points.device)
     tolerance = protocol.mask_tolerance
     masks = []
@@ -50,16 +52,19 @@ def visible_pixels(
         where = torch.nan_to_num(2 * pixels / size - 1, nan=2.0)[:, None]
         maps = train_depth.double()[:, None]
         there = functional.grid_sample(maps, where, align_corners=False)[:, 0, 0]
-        limit = tolerance + 1e-5 * there.abs() if absolute else tolerance * depth.abs()
-        agrees = inside & ((depth - there).abs() <= limit) & (there > 0)
+        if absolute:
+            agrees = (depth - there).abs() <= tolerance + 1e-5 * there.abs()
+        else:
+            agrees = inside & (there > 0) & ((depth - there).abs() <= tolerance * depth.abs())
         seen = inside.any(0) & agrees.any(0) & (test_depth[view].flatten() > 1e-6)
         masks.append(seen.view(test.height, test.width))
     return torch.stack(masks) if masks else test_depth > 1e-6
 
 
-def _shifted(cameras: Cameras) -> Cameras:
+def shift_pixels(cameras: Cameras, by: float) -> Cameras:
+    """Return cameras that count pixels from elsewhere: principal points move by ``by`` pixels."""
     K = cameras.K.clone()
-    K[:, :2, 2] += 0.5
+    K[:, :2, 2] += by
     return Cameras(w2c=cameras.w2c, K=K, height=cameras.height, width=cameras.width)
 
 
@@ -74,7 +79,7 @@ def lay_out_masks(
 
     Enlarged to the original by nearest pixel and reduced by an antialiased bilinear resize. With
     the quirk ``jpeg_masks``, masks of JPEG pictures go through a JPEG file, which blurs borders.
-    Only pixels that are exactly 1 are scored.
+    `counted_pixels` says what is scored.
     """
     whole = functional.interpolate(masks[:, None].float(), original, mode="nearest")
     if protocol.quirks.jpeg_masks:
@@ -86,6 +91,11 @@ def lay_out_masks(
             whole, target, mode="bilinear", align_corners=False, antialias=True
         )
     return whole[:, 0].clamp(0, 1)
+
+
+def counted_pixels(masks: Float[Tensor, "T H W"]) -> Bool[Tensor, "T H W"]:
+    """Return the pixels that are scored: those whose mask is 255 when it is written as 8 bits."""
+    return (masks * 255).round() == 255
 
 
 def _through_jpeg(mask: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
