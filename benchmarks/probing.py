@@ -20,7 +20,7 @@ from sightline.probing import poses, train
 from sightline.probing.clouds import Cloud, make_cloud, probe_input
 from sightline.probing.features import extract_feature, parse_features
 from sightline.probing.protocols import Protocol, find_protocol
-from sightline.probing.readout import Readout
+from sightline.probing.readout import Reading, Readout
 from sightline.probing.scenes import ProbeScene, SceneSource, load_scene
 from sightline.probing.scoring import score_renders
 from sightline.probing.tokens import TokenGrid
@@ -30,11 +30,15 @@ FEATURES = ("iuvrgb", "random", "random:dinov2_vits14", "random:dinov3_vits16")
 
 
 class PixelReadout(Readout):
-    """The readout as published: both layers on every pixel, with autograd."""
+    """The readout as published: features of every pixel, both layers on them, with autograd."""
 
-    def forward(self, tokens: TokenGrid) -> dict[str, torch.Tensor]:
-        """Return the raw parameters of every pixel."""
-        return self.per_pixel(tokens.at_pixels())
+    features: torch.Tensor | None = None
+
+    def forward(self, reading: Reading) -> dict[str, torch.Tensor]:
+        """Return the raw parameters of the pixels."""
+        if self.features is None:
+            self.features = reading.tokens.at_pixels().flatten(0, 2)[reading.pixels]
+        return self.per_pixel(self.features)
 
 
 def plain_loss(image: torch.Tensor, photo: torch.Tensor, protocol: Protocol) -> torch.Tensor:

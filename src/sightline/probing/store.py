@@ -23,7 +23,7 @@ VERSIONS = {
     "scene": 2,
     "cloud": 2,
     "features": 1,
-    "probe": 1,
+    "probe": 2,
     "video": 1,
     "probe3d": 1,
 }

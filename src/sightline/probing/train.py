@@ -14,7 +14,7 @@ from sightline.geometry.pose import camera_centers
 from sightline.metrics.images import ssim
 from sightline.probing.poses import draw, pose_matrices, pose_vectors
 from sightline.probing.protocols import HEADS, MODES, Protocol
-from sightline.probing.readout import Readout, gaussians_from
+from sightline.probing.readout import Reading, Readout, gaussians_from
 from sightline.probing.schedule import camera_extent, photometric_rates, view_order, warm_rate
 from sightline.probing.tokens import TokenGrid
 from sightline.protocols import Progress
@@ -81,13 +81,12 @@ class Probe(nn.Module):
         if heads and tokens is None:
             raise InputError(f"mode {mode} reads out features, got none; name a feature")
         device = inputs.photos.device
-        self.tokens, self.pixels = tokens, inputs.pixels
         self.start = inputs.start
         self.free = nn.ParameterDict(
             {n: nn.Parameter(inputs.start[n].clone()) for n in HEADS if n not in heads}
         )
         self.pose = nn.Parameter(pose_vectors(inputs.cameras.w2c.float()))
-        self.readout = self.features = None
+        self.readout = self.features = self.reading = None
         if tokens is not None and heads:
             narrow = tokens.is_pixels and protocol.quirks.narrow_pixel_readout
             generator = torch.Generator().manual_seed(seed)
@@ -96,17 +95,16 @@ class Probe(nn.Module):
             if mode.endswith("ft"):
                 flat = tokens.at_pixels().flatten(0, 2)[inputs.pixels]
                 self.features = nn.Parameter(flat.clone())
+            else:
+                self.reading = Reading.of(tokens, inputs.pixels)
 
     def read(self) -> dict[str, Tensor]:
         """Return what the heads read, one row a Gaussian."""
-        if self.readout is None or self.tokens is None:
+        if self.readout is None:
             return {}
         if self.features is not None:
             return self.readout.per_pixel(self.features)
-        return {
-            name: value.flatten(0, 2).index_select(0, self.pixels)
-            for name, value in self.readout(self.tokens).items()
-        }
+        return self.readout(self.reading)
 
     def raw(self) -> dict[str, Tensor]:
         """Return all raw parameters."""
