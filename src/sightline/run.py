@@ -60,6 +60,38 @@ def peak_memory_mb() -> float:
     return max(resource.getrusage(who).ru_maxrss for who in usage) * unit / 1e6
 
 
+def free_memory_bytes() -> float | None:
+    """Return the bytes of main memory that can still be taken; None where nobody tells."""
+    try:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
+            sizes = {name: size.split()[0] for name, size in (line.split(":") for line in lines)}
+        free = 1024.0 * int(sizes["MemAvailable"])
+    except (OSError, KeyError, ValueError):
+        return _physical()
+    limit = _container_limit()
+    return free if limit is None else min(free, limit)
+
+
+def _physical() -> float | None:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _container_limit() -> float | None:
+    """Return what is left below the limit of a container (cgroup version 2), if there is one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = (group / "memory.stat").read_text(encoding="ascii").split()
+        cached = int(stat[stat.index("inactive_file") + 1])
+    except (OSError, ValueError):
+        return None
+    return float(limit - used + cached)
+
+
 def versions() -> dict[str, str]:
     """Return versions of Python and of the packages that decide the numbers."""
     from importlib.metadata import PackageNotFoundError, version
@@ -222,16 +254,7 @@ class RunFolder:
         Raises:
             InputError: If another process is writing the run.
         """
-        file = self.path / "stages" / "lock"
-        file.parent.mkdir(exist_ok=True)
-        with file.open("a") as handle:
-            try:
-                _lock(handle)
-            except OSError as error:
-                raise InputError(
-                    f"another process is working in {self.path}; wait for it or give another "
-                    "folder with -o"
-                ) from error
+        with file_lock(self.path / "stages" / "lock", self.path):
             yield
 
     @contextlib.contextmanager
@@ -261,6 +284,28 @@ class RunFolder:
         # A full disk must not hide the error that is on its way up.
         with contextlib.suppress(OutputError):
             self.save()
+
+
+@contextlib.contextmanager
+def file_lock(file: Path, place: Path) -> Iterator[None]:
+    """Hold a file's lock; the system releases it when the process dies.
+
+    Args:
+        file: Made where it is missing, and left there.
+        place: What the lock is for, for the error.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as handle:
+        try:
+            _lock(handle)
+        except OSError as error:
+            raise InputError(
+                f"another process is working in {place}; wait for it or give another folder with -o"
+            ) from error
+        yield
 
 
 def _lock(handle: IO[str]) -> None:

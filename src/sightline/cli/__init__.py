@@ -14,6 +14,7 @@ VERBS = {
     "render": "a camera path through a finished scene, as a video",
     "export": "a finished scene in the formats of other tools",
     "view": "a finished scene in the browser",
+    "app": "everything in the browser: jobs, results, weights, and an HTTP API",
     "prepare": "pictures, rasters and videos of any kind into one data set with a manifest",
     "segment": "objects marked a few times, found in other pictures",
     "features": "what a vision model sees in photos or a video, as arrays and pictures",

@@ -4,7 +4,7 @@ It is a process of its own so that a job can be stopped at any moment, so that i
 back, and so that nothing a job does can hurt the server. It runs one command line after the other
 and keeps networks loaded between them.
 
-Requests come as lines of JSON on standard input, ``{"words": [...], "folder": PATH}``. Answers go
+Requests come as lines of JSON on standard input, ``{"words", "folder", "cwd"}``. Answers go
 as lines of JSON to what was standard output: ``{"stage", "done", "total"}`` and
 ``{"stage", "note"}`` while a verb works, and ``{"exit", "error", "loaded"}`` when it has ended. What
 a verb prints lies in ``stdout.txt`` and ``stderr.txt`` of the folder. SIGINT stops the verb at work
@@ -89,7 +89,7 @@ def main() -> None:
     threading.Thread(target=_read, args=(source, requests), daemon=True).start()
     while True:
         request = requests.get()
-        code, error = _serve(request["words"], Path(request["folder"]), interrupts)
+        code, error = _serve(request, interrupts)
         channel.send({"exit": code, "error": error, "loaded": _tidy()})
 
 
@@ -109,8 +109,9 @@ def _die_first() -> None:
         return  # no Linux
 
 
-def _serve(words: list[str], folder: Path, interrupts: _Interrupts) -> tuple[int, str]:
-    os.chdir(folder)
+def _serve(request: dict[str, Any], interrupts: _Interrupts) -> tuple[int, str]:
+    words, folder = request["words"], Path(request["folder"])
+    os.chdir(request["cwd"])  # an empty folder: no relative name in a request means a file
     for name, number in (("stdout.txt", 1), ("stderr.txt", 2)):
         target = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(target, number)

@@ -1,14 +1,13 @@
 """How much memory a pass through a VGGT-like network takes, and how much there is."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from sightline.nn.dpt import frames_at_once
+from sightline.run import free_memory_bytes
 
 _LIVE = 13.0
 """Token-sized buffers alive at once inside a block: the stream, the norm, queries, keys and values
@@ -70,31 +69,4 @@ def free_memory(device: torch.device) -> float | None:
     """Return the bytes that can still be taken on a device; None where nobody tells."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as lines:
-            sizes = {name: size.split()[0] for name, size in (line.split(":") for line in lines)}
-        free = 1024.0 * int(sizes["MemAvailable"])
-    except (OSError, KeyError, ValueError):
-        return _physical()
-    limit = _container_limit()
-    return free if limit is None else min(free, limit)
-
-
-def _physical() -> float | None:
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _container_limit() -> float | None:
-    """Return what is left below the limit of a container (cgroup version 2), if there is one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = (group / "memory.stat").read_text(encoding="ascii").split()
-        cached = int(stat[stat.index("inactive_file") + 1])
-    except (OSError, ValueError):
-        return None
-    return float(limit - used + cached)
+    return free_memory_bytes()
