@@ -98,16 +98,16 @@ def write_dtu(scene: Scene, folder: Path) -> None:
 
 
 def write_scannetpp(scene: Scene, dslr: Path) -> None:
-    for name in ("nerfstudio", layouts.PICTURES, layouts.MASKS, layouts.DEPTH):
+    for name in ("nerfstudio", layouts.PICTURES[0], layouts.MASKS[0], layouts.DEPTH[0]):
         (dslr / name).mkdir(parents=True)
     cameras = scene.ground_truth.cameras  # type: ignore[union-attr]
     names = tuple(f"DSC{view:05d}.JPG" for view in range(COUNT))
     for view, name in enumerate(names):
-        picture(scene, view).save(dslr / layouts.PICTURES / name, quality=95)
+        picture(scene, view).save(dslr / layouts.PICTURES[0] / name, quality=95)
         small = (1000 * depth_of(scene)[view]).round().numpy().astype(np.uint16)
-        Image.fromarray(small).save((dslr / layouts.DEPTH / name).with_suffix(".png"))
+        Image.fromarray(small).save((dslr / layouts.DEPTH[0] / name).with_suffix(".png"))
         mask = Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8))
-        mask.save((dslr / layouts.MASKS / name).with_suffix(".png"))
+        mask.save((dslr / layouts.MASKS[0] / name).with_suffix(".png"))
     lenses = Lenses(
         K=cameras.K.double(),
         distortion=torch.zeros(COUNT, 8, dtype=torch.float64),
@@ -151,7 +151,7 @@ def write_co3d(scene: Scene, folder: Path, kind: str = "ndc_isotropic") -> None:
                     "T": (flip @ w2c[:3, 3]).tolist(),
                     "focal_length": (K[[0, 1], [0, 1]] / unit).tolist(),
                     "principal_point": ((half - K[:2, 2]) / unit).tolist(),
-                    "intrinsics_format": kind,
+                    **({"intrinsics_format": kind} if kind == "ndc_isotropic" else {}),
                 },
             }
         )
@@ -349,7 +349,7 @@ def test_missing_data_is_one_sentence(tmp_path: Path, name: str) -> None:
 
 def test_incomplete_forms_are_one_sentence(scene: Scene, tmp_path: Path) -> None:
     write_scannetpp(scene, tmp_path / "dslr")
-    (tmp_path / "dslr" / layouts.PICTURES / "DSC00003.JPG").unlink()
+    (tmp_path / "dslr" / layouts.PICTURES[0] / "DSC00003.JPG").unlink()
     with pytest.raises(InputError, match="1 of 6 pictures that are not in .*toolbox"):
         layouts.read_scannetpp(tmp_path / "dslr")
     sequence = tmp_path / "apple" / "110_1"

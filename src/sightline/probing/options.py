@@ -25,7 +25,7 @@ class DemoOptions:
     )
     geometry_checkpoint: str | None = option(None, "weights of the geometry")
     mode: Literal["G", "T", "A", "Gft", "Tft", "Aft"] = option(
-        "Gft", "what is read from features: geometry, texture or all; ft: poses are fitted too"
+        "Gft", "what is read from features: geometry, texture or all; ft: the features move too"
     )
     steps: int = option(2000, "training iterations, warm start too")
     path: PathName = option("ellipse", "camera path of the video")

@@ -4,6 +4,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sightline.errors import InputError
@@ -72,4 +73,4 @@ def load_with_sfm(
 
 
 def _stack(pictures: list) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(p) for p in pictures]).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
