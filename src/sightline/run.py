@@ -13,7 +13,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,8 +117,21 @@ class RunFolder:
         self.state = state
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], *, overwrite: bool = False) -> "RunFolder":
+    def create(
+        cls,
+        path: Path,
+        config: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        beside: Collection[str] = (),
+    ) -> "RunFolder":
         """Start a new run.
+
+        Args:
+            path: The folder.
+            config: The resolved options.
+            overwrite: Remove the run that is there.
+            beside: Names that may be in the folder already, and are no part of the run.
 
         Raises:
             InputError: If the folder holds something already (and is a run only with ``overwrite``).
@@ -126,7 +139,7 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise InputError(f"the output {path} is a file; give a folder with -o")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(entry.name not in beside for entry in path.iterdir()):
             if not is_run(path):
                 raise InputError(
                     f"the output folder {path} is not empty and is not a sightline run; "

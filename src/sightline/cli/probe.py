@@ -185,7 +185,8 @@ def _demo(words: list[str]) -> None:
     options = record_from(DemoOptions, arguments)
     output = Path(arguments.output or DEFAULT_OUTPUT)
     with ProgressBars() as bars:
-        result = run_demo(inputs, output, options, progress=bars)
+        command = _command("demo", words)
+        result = run_demo(inputs, output, options, progress=bars, command=command)
     if arguments.json:
         plain = {name: str(value) for name, value in result.items()}
         sys.stdout.write(json.dumps(plain) + "\n")

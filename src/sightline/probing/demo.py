@@ -10,15 +10,23 @@ from sightline.io.glb import write_glb
 from sightline.io.inputs import discover, unique_names
 from sightline.io.ply import write_point_ply
 from sightline.probing import files
-from sightline.probing.clouds import colored_points
+from sightline.probing.clouds import Cloud, colored_points
 from sightline.probing.config import ProbeConfig
+from sightline.probing.demo_run import (
+    open_demo_run,
+    store_cloud,
+    store_splats,
+    write_demo_report,
+)
 from sightline.probing.graph import InProcess, run_graph
 from sightline.probing.grid import Grid, plan_grid, save_grid
 from sightline.probing.options import DemoOptions
-from sightline.probing.protocols import PROTOCOLS
+from sightline.probing.protocols import find_protocol
+from sightline.probing.scenes import ProbeScene
 from sightline.probing.store import Store, Task
-from sightline.probing.tasks import CLOUD, SCENE, Worker
+from sightline.probing.tasks import CLOUD, SCENE, TOKENS, Worker
 from sightline.protocols import Progress
+from sightline.run import RunFolder
 
 _WARM_SHARE = 8
 """One step in eight is the warm start's, as in the protocol (1000 of 8000)."""
@@ -47,9 +55,10 @@ def plan_demo(inputs: Sequence[str | Path], output: Path, options: DemoOptions) 
             with atomic_folder(path) as folder:
                 for file, name in zip(source.files, names, strict=True):
                     shutil.copyfile(file, folder / name)
+    base = find_protocol(options.protocol)
     warm = options.steps // _WARM_SHARE
-    fast = options.protocol in ("fast", "sightline-1-fast")
-    base = PROTOCOLS["sightline-1-fast" if fast else options.protocol]
+    if base.name == "feat2gs-v1":  # there the warm start is as long as ever
+        warm = min(base.warm_steps, options.steps - 1)
     config = ProbeConfig(
         protocol=options.protocol,
         changes={
@@ -81,30 +90,45 @@ def run_demo(
     options: DemoOptions,
     *,
     progress: Progress | None = None,
+    command: str = "",
 ) -> dict[str, Path]:
     """Run the three steps, or those up to ``options.until``; finished ones are kept.
 
     Step 1: cloud and features. Step 2: splats read from the features. Step 3: a video. The same
     call continues, and a later step may be asked for when one has seen the earlier one's result.
 
+    ``output`` is then a run folder, which ``sightline view``, ``render`` and ``export`` open.
+
     Returns:
-        ``cloud`` (GLB), ``points`` (PLY), ``splats`` (PLY) and ``video`` (mp4) in ``output``, as far
-        as they were asked for.
+        ``cloud`` (GLB), ``points`` (PLY), ``features`` (PNG), ``splats`` (PLY) and ``video`` (mp4) in
+        ``output``, as far as they were asked for, and ``report``.
 
     Raises:
-        InputError: If the input or an option does not fit; the text of the step that failed.
+        InputError: If the input or an option does not fit, or ``output`` holds something else; the
+            text of the step that failed.
     """
     output.mkdir(parents=True, exist_ok=True)
-    grid = plan_demo(inputs, output, options)
+    folder = open_demo_run(output, options)
     store = Store(output / "store")
     results: dict[str, Path] = {}
-    with store.lock():
+    with store.lock(), folder.working():
+        grid = plan_demo(inputs, output, options)
         save_grid(grid, output)
         for name, step in (("cloud", cloud_step), ("splats", splat_step), ("video", video_step)):
             results |= step(grid, store, output, options, progress)
             if name == options.until:
                 break
+        scene, cloud = _scene_and_cloud(grid, store)
+        folder.state.update(RunFolder.open(output).state)
+        command = command or f"sightline probe demo ... -o {output}"
+        results["report"] = write_demo_report(folder, scene, cloud, results, command)
     return results
+
+
+def _scene_and_cloud(grid: Grid, store: Store) -> tuple[ProbeScene, Cloud]:
+    probe = _probe_task(grid)
+    scene = files.read_scene(store.path(probe.inputs[0]) / SCENE)
+    return scene, files.read_cloud(store.path(probe.inputs[1]) / CLOUD)
 
 
 def _do(
@@ -137,13 +161,14 @@ def cloud_step(
     """Step 1: points, cameras and features."""
     probe = _probe_task(grid)
     _do(probe.inputs, grid, store, options, progress)
-    scene = files.read_scene(store.path(probe.inputs[0]) / SCENE)
-    cloud = files.read_cloud(store.path(probe.inputs[1]) / CLOUD)
+    scene, cloud = _scene_and_cloud(grid, store)
+    tokens = files.read_tokens(store.path(probe.inputs[2]) / TOKENS)
+    features = store_cloud(open_demo_run(output, options), scene, cloud, tokens)
     points = colored_points(cloud, scene)
     write_point_ply(output / "points.ply", points)
     cameras = cloud.train.map(lambda t: t.float())
     write_glb(output / "cloud.glb", points, cameras, scene.names[: scene.num_train])
-    return {"cloud": output / "cloud.glb", "points": output / "points.ply"}
+    return {"cloud": output / "cloud.glb", "points": output / "points.ply", "features": features}
 
 
 def splat_step(
@@ -152,7 +177,10 @@ def splat_step(
     """Step 2: splats."""
     probe = _probe_task(grid)
     _do([probe], grid, store, options, progress)
-    return {"splats": _copy(store.path(probe) / "splats.ply", output / "splats.ply")}
+    splats = _copy(store.path(probe) / "splats.ply", output / "splats.ply")
+    scene, cloud = _scene_and_cloud(grid, store)
+    store_splats(open_demo_run(output, options), scene, cloud, store.path(probe))
+    return {"splats": splats}
 
 
 def video_step(
