@@ -7,19 +7,21 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sightline.checkpoints.read import METADATA
 from sightline.io.atomic import atomic_path
 
 
 def save_weights(
-    model: nn.Module, path: str | Path, config: Mapping[str, Any] | None = None
+    model: nn.Module | Mapping[str, Tensor],
+    path: str | Path,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a model under its official names, as safetensors, or as a torch file by the suffix.
 
     Args:
-        model: The network.
+        model: The network, or its state.
         path: Where to.
         config: Options of the network that its tensors do not tell (``Checkpoint.config``); they
             go into the header of safetensors, and are left out of torch files.
@@ -27,7 +29,8 @@ def save_weights(
     Raises:
         OutputError: The file cannot be written.
     """
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    named = model.state_dict() if isinstance(model, nn.Module) else model
+    state = {name: tensor.detach().contiguous() for name, tensor in named.items()}
     with atomic_path(Path(path)) as tmp:
         if tmp.suffix == ".safetensors":
             # A tensor that has two names is written out under both, as in the official files.

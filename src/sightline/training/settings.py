@@ -18,7 +18,14 @@ class Trainer(NamedTuple):
     what: str
 
 
-TRAINERS: dict[str, Trainer] = {}
+TRAINERS: dict[str, Trainer] = {
+    "splatt3r": Trainer(
+        "sightline.training.splatt3r",
+        "Splatt3rSettings",
+        "Splatt3rTask",
+        "Splatt3R with any backbone fused in, on pairs of views",
+    ),
+}
 """Name -> trainer, for ``sightline train NAME``."""
 
 LOGGERS = ("csv", "tensorboard", "wandb")
