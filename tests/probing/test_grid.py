@@ -264,7 +264,7 @@ def test_shipped_configurations_are_found(
 def test_killed_runs_resume(tmp_path: Path) -> None:
     output, config = tmp_path / "out", tmp_path / "grid.json"
     changes = {**tiny.CHANGES, "steps": 60}
-    config.write_text(json.dumps(tiny.grid(changes=changes, seeds=[0, 1])))
+    config.write_text(json.dumps(tiny.grid(changes=changes, seeds=[0, 1], workers=2)))
     words = [sys.executable, "-m", "sightline", "probe", "run", "--config", str(config)]
     words += ["-o", str(output), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -276,10 +276,11 @@ def test_killed_runs_resume(tmp_path: Path) -> None:
     while not list(output.glob("store/probe/[!.]*/task.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=60)  # its workers hold the pipes: they have ended too
     finished = files(output / "store")
     done = {k: v for k, v in finished.items() if "/." not in k}
     assert any(k.endswith("task.json") and "/probe/" in k for k in done)
+    words += ["--workers", "1"]
     result = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     report = json.loads(result.stdout)
     assert report["kept"] >= 4

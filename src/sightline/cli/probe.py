@@ -20,7 +20,7 @@ usage: sightline probe run|report|demo ... (sightline probe STEP --help tells mo
 
 examples:
   sightline probe run --config configs/probe/smoke.yaml -o smoke/
-  sightline probe run --protocol fast --scenes "[photos/]" --features "[iuvrgb, random]" -o out/
+  sightline probe run photos/ --protocol fast --features "[iuvrgb, random]" -o out/
   sightline probe report -o smoke/
   sightline probe demo photos/ -o demo/ --feature iuvrgb --geometry colmap
 """
@@ -33,6 +33,7 @@ def run_parser() -> VerbParser:
         "Run a grid of probes. What is finished stays finished: run the same command again after "
         "an interruption, or with more scenes, features or seeds.",
     )
+    verb.add_inputs("scenes besides those of the file: photos, a workspace or a transforms.json")
     verb.add_argument("-o", "--output", type=str | None, help="folder of results")
     verb.add_argument("--protocol", type=str, default="sightline-1", help="feat2gs-v1, ...")
     verb.add_argument("--changes", type=dict[str, Any], default={}, help="of the protocol's fields")
@@ -52,6 +53,7 @@ def run_parser() -> VerbParser:
     verb.add_argument("--lpips", type=list[str], default=[], help="files of weights, or none")
     verb.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     verb.add_argument("--retries", type=int, default=1, help="of a failed task")
+    verb.add_argument("--workers", type=int, default=1, help="processes that share the cores")
     verb.add_argument("--cluster", type=str | None, help="run on Ray: auto or an address")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
     return verb
@@ -115,6 +117,9 @@ def _run(typed: list[str]) -> None:
 
     names = [n for n in vars(arguments) if n not in _OURS]
     values = {name: getattr(arguments, name) for name in names}
+    # Absolute, so that the file's folder does not matter to them.
+    inputs = [str(Path(path).expanduser().absolute()) for path in getattr(arguments, "inputs", [])]
+    values["scenes"] = [*inputs, *values["scenes"]]
     # Paths in a file are relative to it; those on the command line to where one stands.
     given = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words}
     here = {name: values[name] for name in values if name in given}
@@ -154,7 +159,7 @@ def _run(typed: list[str]) -> None:
         sys.exit(1)
 
 
-_OURS = ("output", "config", "cluster", "json", "debug")
+_OURS = ("inputs", "output", "config", "cluster", "json", "debug")
 
 
 def _report(words: list[str]) -> None:

@@ -47,6 +47,8 @@ def start_ray(address: str) -> Any:  # noqa: ANN401 - an optional package's modu
 class RayExecutor:
     """Runs tasks on Ray's workers; a worker that dies is replaced and its task tried again."""
 
+    at_once: int | None = None
+
     def __init__(
         self,
         store: Store,

@@ -36,6 +36,8 @@ class ProbeConfig:
         lpips: Files of LPIPS weights; empty looks into torch's cache, ``none`` leaves LPIPS out.
         device: ``auto``, ``cpu`` or ``cuda``.
         retries: How often a failed task is tried again.
+        workers: Processes that do tasks at the same time and share the cores; 1 does one task after
+            another in this process.
     """
 
     protocol: str = "sightline-1"
@@ -54,6 +56,7 @@ class ProbeConfig:
     lpips: Sequence[str] = ()
     device: str = "auto"
     retries: int = 1
+    workers: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be planned.
@@ -75,6 +78,8 @@ class ProbeConfig:
             raise InputError(f"seeds must be whole numbers from 0, got {list(self.seeds)}")
         if not 0 <= self.retries <= 10:
             raise InputError(f"retries must be 0 to 10, got {self.retries}")
+        if not 1 <= self.workers <= 256:
+            raise InputError(f"workers must be 1 to 256, got {self.workers}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -18,8 +18,6 @@ from sightline.probing.store import TASK_FILE, Store, Task
 from sightline.run import peak_memory_mb
 
 State = Literal["waiting", "running", "done", "kept", "retried", "failed", "blocked"]
-_LASTING = (InputError, MissingExtraError)
-"""Errors that another try does not mend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +31,8 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+OnRetry = Callable[[Task, str], None]
+"""Told of a task that is tried again, and why."""
 Work = Callable[[Task, Sequence[Path], Path], dict[str, Any]]
 """``work(task, inputs, out)`` reads the folders of the inputs, writes files into ``out`` and returns
 plain values for ``task.json``."""
@@ -52,6 +52,9 @@ class Outcome:
 @runtime_checkable
 class Executor(Protocol):
     """Anything that runs tasks whose inputs are done."""
+
+    at_once: int | None
+    """Tasks that run at a time; None: all that are ready."""
 
     def run(self, ready: Sequence[Task]) -> Iterator[tuple[Task, str | None, float]]:
         """Start ``ready`` and yield (task, reason of failure or None, seconds) as they end.
@@ -81,7 +84,7 @@ def execute(task: Task, store: Store, work: Work) -> float:
     path = store.path(task)
     if store.done(task):
         return 0.0
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     with atomic_folder(path) as out, _logged(out / "log.txt") as say:
         say(f"{task.kind} {task.label}: {json.dumps(dict(task.params), default=str)}")
         if torch.cuda.is_available():
@@ -96,6 +99,7 @@ def execute(task: Task, store: Store, work: Work) -> float:
             "params": dict(task.params),
             "inputs": [needed.key for needed in task.inputs],
             "seconds": seconds,
+            "cpu_seconds": time.process_time() - busy,
             "peak_memory": peak_memory(),
             "summary": summary,
         }
@@ -136,7 +140,8 @@ class InProcess:
     retries: int = 1
     failures: Path | None = None
     """Folder for the traces of failed tasks."""
-    on_retry: Callable[[Task, str], None] | None = None
+    on_retry: OnRetry | None = None
+    at_once: int | None = 1
 
     def run(self, ready: Sequence[Task]) -> Iterator[tuple[Task, str | None, float]]:
         """Do the first of ``ready``."""
@@ -151,11 +156,16 @@ class InProcess:
             except Exception as error:  # noqa: BLE001 - one task must not stop the others
                 reason = reason_of(error)
                 _write_trace(self.failures, task)
-                if isinstance(error, _LASTING) or attempt == self.retries:
+                if is_lasting(error) or attempt == self.retries:
                     yield task, reason, time.perf_counter() - began
                     return
                 if self.on_retry is not None:
                     self.on_retry(task, reason)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Say whether another try will not mend an error."""
+    return isinstance(error, (InputError, MissingExtraError))
 
 
 def reason_of(error: BaseException) -> str:
@@ -202,13 +212,12 @@ def run_graph(
         ready = [t for t in left if all(store.done(n) for n in t.inputs)]
         if not ready:
             break
-        for task in ready:
-            if task.key not in started:
-                tell(task, "running")
-                started.add(task.key)
-                if isinstance(executor, InProcess):
-                    break
-        for task, reason, seconds in executor.run(ready):
+        free = len(ready) if executor.at_once is None else executor.at_once
+        free -= sum(task.key in started for task in ready)
+        for task in [t for t in ready if t.key not in started][: max(free, 0)]:
+            tell(task, "running")
+            started.add(task.key)
+        for task, reason, seconds in executor.run([t for t in ready if t.key in started]):
             left.remove(task)
             if reason is None:
                 outcome.done.append(task)

@@ -23,6 +23,7 @@ from sightline.probing.scenes import SceneSource, fingerprint, split_of
 from sightline.probing.splits import SPLIT_FILE, write_splits
 from sightline.probing.store import Store, Task
 from sightline.probing.tasks import Worker
+from sightline.probing.workers import WorkerPool
 from sightline.protocols import Backbone, Progress
 from sightline.run import versions
 
@@ -286,7 +287,7 @@ def run_grid(
         output: Folder of results; interrupted and extended grids go into the same one.
         own: Backbones that are objects, by the name that features use.
         on_event: Told what happens to each task.
-        progress: Of the task at work, in-process only.
+        progress: Of the task at work, where there is one at a time.
         cluster: Run on Ray: ``auto`` or an address; None runs here.
 
     Returns:
@@ -309,7 +310,7 @@ def run_grid(
         sources={source.id: source.path for source in grid.sources},
         options=config.geometry_options,
         lpips=tuple(config.lpips),
-        progress=progress if cluster is None else None,
+        progress=progress if cluster is None and config.workers == 1 else None,
     )
     with store.lock():
         save_grid(grid, output)
@@ -321,12 +322,16 @@ def run_grid(
                 on_event(Event(task=task, state="retried", note=reason))
 
         executor: Executor
-        if cluster is None:
-            executor = InProcess(store, worker, config.retries, failures, retried)
-        else:
+        if cluster is not None:
             from sightline.probing.cluster import RayExecutor
 
             executor = RayExecutor(store, worker, cluster, config.retries, failures)
+        elif config.workers == 1:
+            executor = InProcess(store, worker, config.retries, failures, retried)
+        else:
+            pool = WorkerPool(store, worker, config.workers, config.retries, failures, retried)
+            with pool:
+                return run_graph(grid.tasks, store, pool, on_event)
         return run_graph(grid.tasks, store, executor, on_event)
 
 

@@ -105,9 +105,15 @@ class Store:
                 raise InputError(
                     f"another run works in {self.root.parent}; wait for it or choose another -o"
                 ) from error
-            for left in self.root.glob("*/.*.tmp*"):
-                shutil.rmtree(left, ignore_errors=True)
-            yield
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        for left in self.root.glob("*/.*.tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _lock(file: IO[str]) -> None:
