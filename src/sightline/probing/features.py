@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
 from sightline.backbones import create_backbone
 from sightline.backbones.base import IMAGENET_MEAN, IMAGENET_STD, NetworkBackbone
 from sightline.backbones.grid import Placement, placement_of
-from sightline.errors import InputError
+from sightline.errors import InputError, ShapeError
 from sightline.probing.protocols import Protocol
 from sightline.probing.tokens import (
     TokenGrid,
@@ -26,6 +26,7 @@ from sightline.probing.tokens import (
     reduce_tokens,
 )
 from sightline.protocols import Backbone
+from sightline.types import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ PUBLISHED: dict[str, Published] = {
 """Feat2GS's tags, which `create_backbone` knows as aliases, in the order of its table."""
 
 PIXEL_FEATURES = ("iuv", "iuvrgb")
+POINTS = "points"
+"""The control that knows the answer: the cloud's own points, which geometry only has to copy."""
 _OTHER_NORMALISATION = ("clip", "radio", "dift", "stable_diffusion")
 _ABSOLUTE_POSITIONS = ("sam_base", "sam_large")
 """Of a fixed size, unless they are told how pictures fit."""
@@ -105,9 +108,40 @@ class Feature:
         return any(part.is_drawn for part in self.parts)
 
     @property
+    def needs_cloud(self) -> bool:
+        """Whether it is made of the cloud's points."""
+        return any(part.backbone == POINTS for part in self.parts)
+
+    @property
     def is_pixels(self) -> bool:
         """Whether it is ``iuv`` or ``iuvrgb`` alone, whose scales are held in place."""
         return len(self.parts) == 1 and self.parts[0].backbone in PIXEL_FEATURES
+
+
+class CloudPoints:
+    """Where each pixel of the training views lies, about zero and of unit spread."""
+
+    patch_size, embed_dim, depth = 1, 3, 1
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self, points: Float[Tensor, "V h w 3"], valid: Bool[Tensor, "V h w"]) -> None:
+        """Take a cloud's points; where none is known there is no Gaussian, and zeros do."""
+        known = points[valid]
+        spread = known.std(0).norm().clamp(min=1e-12)
+        moved = (points - known.mean(0)) / spread
+        self.maps = torch.where(valid[..., None], moved, 0).permute(0, 3, 1, 2).float()
+
+    def extract(
+        self, images: Float[Tensor, "V 3 h w"], *, layers: Sequence[int] = (-1,)
+    ) -> list[Features]:
+        """Return the points; the pictures only have to be those of the cloud."""
+        if self.maps.shape[-2:] != images.shape[-2:] or len(self.maps) != len(images):
+            raise ShapeError(
+                f"points of {tuple(self.maps.shape)} do not belong to pictures of "
+                f"{tuple(images.shape)}; take the cloud of the same views"
+            )
+        maps = self.maps.to(images)
+        return [Features(patches=maps, layer=layer, normed=False) for layer in layers]
 
 
 def parse_features(entries: Sequence[str | Mapping[str, Any]]) -> list[Feature]:

@@ -109,7 +109,8 @@ def plan_grid(config: ProbeConfig, own: Mapping[str, Backbone] | None = None) ->
             for seed in config.seeds:
                 tokens = None
                 if feature is not None:
-                    tokens = _features_task(feature, identities[name], scene, protocol, seed, own)
+                    needed = (scene, cloud) if feature.needs_cloud else (scene,)
+                    tokens = _features_task(feature, identities[name], needed, protocol, seed, own)
                 for mode in modes:
                     inputs = (scene, cloud) if tokens is None else (scene, cloud, tokens)
                     probe = Task(
@@ -200,7 +201,7 @@ def _cloud_task(
 def _features_task(
     feature: Feature,
     identities: Sequence[str],
-    scene: Task,
+    needed: tuple[Task, ...],
     protocol: Protocol,
     seed: int,
     own: Mapping[str, Backbone],
@@ -218,8 +219,8 @@ def _features_task(
             "protocol": _restricted(protocol, _FEATURES),
             "seed": seed if follows else 0,
         },
-        inputs=(scene,),
-        label=f"{scene.label} {feature.name}" + (f" seed {seed}" if follows else ""),
+        inputs=needed,
+        label=f"{needed[0].label} {feature.name}" + (f" seed {seed}" if follows else ""),
     )
 
 

@@ -18,7 +18,7 @@ from sightline.io.ply import write_gaussian_ply
 from sightline.metrics.lpips import Lpips, load_lpips
 from sightline.probing import files
 from sightline.probing.clouds import make_cloud, probe_input
-from sightline.probing.features import Feature, FeaturePart, extract_feature
+from sightline.probing.features import POINTS, CloudPoints, Feature, FeaturePart, extract_feature
 from sightline.probing.poses import RefinedPoses, draw, refine_test_poses
 from sightline.probing.protocols import Protocol, Quirks, Rates
 from sightline.probing.scenes import SceneSource, load_scene
@@ -136,13 +136,17 @@ class Worker:
             ),
         )
         images = scene.working[: scene.num_train].float() / 255
+        own = self.own
+        if feature.needs_cloud:
+            cloud = files.read_cloud(inputs[1] / CLOUD)
+            own = {**own, POINTS: CloudPoints(cloud.points, cloud.valid)}
         found = extract_feature(
             feature,
             images.to(self.device),
             restore_protocol(params["protocol"]),
             seed=params["seed"],
             device=self.device,
-            own=self.own,
+            own=own,
         )
         files.write_tokens(found.tokens.to("cpu"), out / TOKENS)
         picture = pca_maps(found.tokens.grid.permute(0, 3, 1, 2).cpu())
