@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,17 @@ class Page:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not true in {timeout} s: {expression}; errors: {self.errors}")
             time.sleep(0.05)
+
+    def upload(self, selector: str, files: Sequence[Path]) -> None:
+        """Give files to a file input, as its dialogue would."""
+        found = self.call(
+            "Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})"
+        )
+        self.call(
+            "DOM.setFileInputFiles",
+            files=[str(file) for file in files],
+            objectId=found["result"]["objectId"],
+        )
 
     def screenshot(self, path: Path | None = None, *, full: bool = False) -> np.ndarray:
         """Return what is on the screen (or the whole page) as RGB rows."""

@@ -1,8 +1,10 @@
 """The viewer page of a run, as the app shows it: larger photos, more points, all that is known."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+from sightline.errors import SightlineError
 from sightline.geometry.cloud import dense_cloud, map_cloud
 from sightline.geometry.sh import sh0_to_rgb
 from sightline.io.scene_arrays import GeometryFile
@@ -72,3 +74,16 @@ def _with_sky_points(scene: SceneResult, geometry: GeometryFile) -> SceneResult:
         confidence=geometry.confidence,
     )
     return replace(scene, points=cloud)
+
+
+def main() -> None:
+    """Write a page as the server's child: ``python -m sightline.app.scene_page SOURCE PAGE``."""
+    try:
+        write_viewer_page(Path(sys.argv[1]), Path(sys.argv[2]))
+    except SightlineError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,7 @@ def run(words: list[str]) -> None:
     arguments = parser().parse_args(words)
     if find_spec("gradio") is None:
         raise MissingExtraError("sightline app", "gradio", "app")
+    from sightline.app.page import mount_page
     from sightline.app.server import AppSettings, serve
 
     serve(
@@ -48,5 +49,6 @@ def run(words: list[str]) -> None:
             port=arguments.port,
             open_browser=not arguments.no_browser,
             names=tuple(name.strip() for name in arguments.names.split(",") if name.strip()),
-        )
+        ),
+        mount_page,
     )

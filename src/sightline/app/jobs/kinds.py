@@ -209,7 +209,7 @@ _ALL = (
         flags=("--json",),
         again=("--resume",),
         resumable=True,
-        stages={"read inputs": 1, "read pictures": 1, "splats": 90, "evaluate": 4},
+        stages={"read inputs": 1.0, "read pictures": 1.0, "splats": 90.0, "evaluate": 4.0},
     ),
     Kind(
         name="render",
@@ -218,7 +218,7 @@ _ALL = (
         records=(RenderVerbOptions,),
         scene="needed",
         output="video.mp4",
-        stages={"render": 1},
+        stages={"render": 1.0},
     ),
     Kind(
         name="export",
@@ -243,7 +243,7 @@ _ALL = (
         fewest=1,
         output="features",
         flags=("--json",),
-        stages={"survey": 1, "read": 1, "encode": 10},
+        stages={"survey": 1.0, "read": 1.0, "encode": 10.0},
     ),
     Kind(
         name="prepare",
@@ -259,7 +259,7 @@ _ALL = (
         again=(),
         resumable=True,
         lane="side",
-        stages={"hash": 1, "measure ranges": 2, "prepare": 10},
+        stages={"hash": 1.0, "measure ranges": 2.0, "prepare": 10.0},
     ),
     Kind(
         name="segment-fit",
@@ -282,7 +282,7 @@ _ALL = (
         required=("references",),
         output="bank.safetensors",
         flags=("--json",),
-        stages={"references": 1},
+        stages={"references": 1.0},
     ),
     Kind(
         name="segment-predict",
@@ -295,7 +295,7 @@ _ALL = (
         fewest=1,
         output="found",
         flags=("--json",),
-        stages={"predict": 1},
+        stages={"predict": 1.0},
     ),
     Kind(
         name="segment-lift",
@@ -310,7 +310,7 @@ _ALL = (
         scene="needed",
         output="objects",
         flags=("--json",),
-        stages={"predict": 4, "lift masks": 4, "render objects": 2},
+        stages={"predict": 4.0, "lift masks": 4.0, "render objects": 2.0},
     ),
     Kind(
         name="probe-demo",
@@ -328,7 +328,14 @@ _ALL = (
         again=(),
         resumable=True,
         continues=True,
-        stages={"load": 1, "pairs": 8, "align": 4, "encode": 4, "probe": 60, "video": 20},
+        stages={
+            "load": 1.0,
+            "pairs": 8.0,
+            "align": 4.0,
+            "encode": 4.0,
+            "probe": 60.0,
+            "video": 20.0,
+        },
     ),
     Kind(
         name="probe-run",
@@ -342,7 +349,7 @@ _ALL = (
         flags=("--json",),
         again=(),
         resumable=True,
-        stages={"grid": 1},
+        stages={"grid": 1.0},
     ),
     Kind(
         name="models-check",
@@ -365,7 +372,7 @@ _ALL = (
         again=(),
         resumable=True,
         lane="network",
-        stages={"download": 20, "check": 1},
+        stages={"download": 20.0, "check": 1.0},
     ),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}

@@ -354,6 +354,23 @@ class Jobs:
             raise Busy(f"job {job.id} has not ended; wait for it")
         return self.run_folder(owner, job.id)
 
+    def keep_weights(self, owner: str, id: str, folder: str) -> str:
+        """Copy a user's upload to the server's weights and return its name there.
+
+        Args:
+            owner: The user.
+            id: Of the upload.
+            folder: One of `weights.FOLDERS`.
+
+        Raises:
+            NotFound: If the user has no such upload.
+            InputError: If it is no file of weights, or one of that name is there already.
+        """
+        upload = self.uploads.get(owner, id)
+        if upload.kind != "weights":
+            raise InputError(f"{upload.name} is a {upload.kind} file, no weights; send another")
+        return self.weights.keep(folder, Path(upload.name).name, self.uploads.path(upload))
+
     def _find(self, owner: str, text: str) -> Found:
         """Return the file behind a reference; names are only ever looked up, never joined."""
         if text.startswith("weights:"):
@@ -367,7 +384,9 @@ class Jobs:
         if name not in results:
             raise InputError(f"job {id[:40]} has no result {name[:80]!r}; look at its results")
         path = results[name].path
-        return Found(path=path, name=name, kind=kind_of(path, name, self.uploads.limits.pixels))
+        kind = kind_of(path, name, self.uploads.limits.pixels)
+        # Masks are matched by the names of pictures, not by the folders that a verb put them in.
+        return Found(path=path, name=Path(name).name, kind=kind)
 
     def _queue(self, job: Job) -> None:
         with self.board.changed:

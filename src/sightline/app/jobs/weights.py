@@ -1,11 +1,15 @@
 """Weights that lie on the server, which requests name and never reach by a path."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import UnknownNameError
+from sightline.errors import InputError, UnknownNameError
+from sightline.io.atomic import atomic_path
 
+FOLDERS = ("dinov3_uploaded", "vggt", "other")
+"""Where users may put weights."""
 SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt")
 _MOST = 2000
 
@@ -40,6 +44,25 @@ class Weights:
         if name not in known:
             raise UnknownNameError("file of weights", name[:80], known, "the Models tab")
         return known[name]
+
+    def keep(self, folder: str, name: str, source: Path) -> str:
+        """Copy a file of weights into one of `FOLDERS` and return its name below the folder.
+
+        Raises:
+            UnknownNameError: If the folder is none of them.
+            InputError: If the name is not one of weights, or taken.
+        """
+        if folder not in FOLDERS:
+            raise UnknownNameError("folder of weights", folder[:80], FOLDERS)
+        if Path(name).name != name or Path(name).suffix.lower() not in SUFFIXES:
+            raise InputError(f"weights are {', '.join(SUFFIXES)} files, got {name[:80]!r}")
+        target = self.folder / folder / name
+        if target.exists():
+            raise InputError(f"there is a {folder}/{name} already; rename the file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return f"{folder}/{name}"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return names and sizes."""

@@ -1,0 +1,153 @@
+"""The tab that finds marked objects everywhere."""
+
+from typing import Any
+
+from sightline.app.page.marks import store_marks
+from sightline.app.page.panel import QUIET, Page, Panel, again, job_panel, uploads_of
+from sightline.app.page.widgets import gallery, intro, marking_board, mistakes_board
+from sightline.backbones import BACKBONES
+from sightline.errors import InputError
+
+_SHARED = ("backbone", "sam", "proposals", "device")
+
+
+def segment_tab(page: Page, reconstruct: Panel) -> None:
+    """Make the tab; masks go on to the panel ``reconstruct``."""
+    import gradio as gr
+
+    intro(
+        "Name an object, mark it in a few pictures, and it is found in all others without "
+        "training.",
+        heading="1. Mark objects",
+    )
+    board = marking_board(
+        "segment-board", "Pictures to mark objects in", "Drop one to ten pictures here"
+    )
+    fit = job_panel(
+        page,
+        "segment-fit",
+        tab="Segment",
+        main=_SHARED,
+        button="Build the memory bank",
+        defaults={"backbone": "colour"},
+        choices={"backbone": ["colour", *BACKBONES]},
+        hidden=("references", "negatives"),
+        starts=False,
+    )
+    intro("", heading="2. Find them")
+    predict = job_panel(
+        page,
+        "segment-predict",
+        tab="Segment",
+        main=("vis_thr", "nms_thr", "sam", "proposals"),
+        button="Find objects",
+        caption="Pictures to search",
+        hidden=("bank",),
+        starts=False,
+    )
+    intro(
+        "Build the bank again without the mistakes, or let the masks tell a reconstruction what "
+        "to keep.",
+        heading="3. Correct and use",
+    )
+    mistakes = mistakes_board("segment-mistakes")
+    with gr.Row():
+        correct = gr.Button("Build the bank again without mistakes", elem_id="segment-correct")
+        send = gr.Button("Reconstruct only what was found", elem_id="segment-send")
+    with gr.Accordion("Carry the objects onto the splats of a scene", open=False):
+        scenes = gallery("segment-scenes", ["reconstruct", "demo"])
+        chosen = gr.Textbox(label="scene", interactive=False, elem_id="segment-scene")
+        lift = job_panel(
+            page,
+            "segment-lift",
+            tab="Segment",
+            main=("vis_thr", "unnumbered"),
+            button="Lift onto splats",
+            hidden=("bank", "masks"),
+            starts=False,
+        )
+
+    def references(owner: str, value: Any) -> list[str]:  # noqa: ANN401
+        pictures = {str(f["id"]): str(f["name"]) for f in (value or {}).get("files", ())}
+        return store_marks(page.jobs.uploads, owner, pictures, (value or {}).get("marks", ()))
+
+    def build(request: gr.Request, marked: Any, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
+        return again(
+            page.submit(
+                request,
+                lambda owner: fit.request(raw, files={"references": references(owner, marked)}),
+            )
+        )
+
+    def rebuild(
+        request: gr.Request,
+        marked: Any,  # noqa: ANN401
+        found: Any,  # noqa: ANN401
+        searched: Any,  # noqa: ANN401
+        *raw: Any,  # noqa: ANN401
+    ) -> dict[str, Any]:
+        def wanted(owner: str) -> Any:  # noqa: ANN401
+            names = {str(f["name"]): str(f["id"]) for f in (searched or {}).get("files", ())}
+            wrong = [
+                {**mistake, "image": names.get(mistake.get("image"))}
+                for mistake in (found or {}).get("mistakes", ())
+            ]
+            if not wrong:
+                raise InputError("click what was wrongly found first")
+            pictures = {id: name for name, id in names.items()}
+            negatives = store_marks(page.jobs.uploads, owner, pictures, wrong)
+            files = {"references": references(owner, marked), "negatives": negatives}
+            return fit.request(raw, files=files)
+
+        return again(page.submit(request, wanted))
+
+    def search(request: gr.Request, bank: Any, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
+        def wanted(owner: str) -> Any:  # noqa: ANN401
+            return predict.request(raw, files={"bank": [_bank(bank)]})
+
+        return again(page.submit(request, wanted))
+
+    def carry(request: gr.Request, bank: Any, scene: str, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
+        def wanted(owner: str) -> Any:  # noqa: ANN401
+            if not scene:
+                raise InputError("choose a scene first")
+            return lift.request(raw, scene=scene, files={"bank": [_bank(bank)]})
+
+        return again(page.submit(request, wanted))
+
+    def masked(
+        request: gr.Request,
+        found: Any,  # noqa: ANN401
+        searched: Any,  # noqa: ANN401
+        *raw: Any,  # noqa: ANN401
+    ) -> dict[str, Any]:
+        def wanted(owner: str) -> Any:  # noqa: ANN401
+            job = (found or {}).get("job")
+            if job is None:
+                raise InputError("find objects first; their masks are what is sent")
+            masks = [n for n in page.jobs.results(owner, job) if n.startswith("found/masks/")]
+            files = {"masks": [f"{job}/{name}" for name in masks]}
+            return reconstruct.request(raw, inputs=uploads_of(searched), files=files)
+
+        return again(page.submit(request, wanted))
+
+    def opened(card: Any) -> dict[str, Any]:  # noqa: ANN401
+        return again({"job": (card or {}).get("job")})
+
+    assert predict.files is not None
+    fit.button.click(build, [board, *fit.inputs], fit.card, **QUIET)
+    predict.button.click(search, [fit.card, *predict.inputs], predict.card, **QUIET)
+    predict.card.submit(opened, predict.card, mistakes, **QUIET)
+    correct.click(rebuild, [board, mistakes, predict.files, *fit.inputs], fit.card, **QUIET)
+    send.click(
+        masked, [predict.card, predict.files, *reconstruct.inputs], reconstruct.card, **QUIET
+    ).then(None, js="() => window.sightlinePage.openTab('Reconstruct')")
+    scenes.select(lambda value: (value or {}).get("job", ""), scenes, chosen, **QUIET)
+    lift.button.click(carry, [fit.card, chosen, *lift.inputs], lift.card, **QUIET)
+
+
+def _bank(card: Any) -> str:  # noqa: ANN401
+    job = (card or {}).get("job")
+    if job is None:
+        raise InputError("build a memory bank first")
+    return f"{job}/bank.safetensors"
