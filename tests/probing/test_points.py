@@ -10,6 +10,7 @@ from sightline.probing import files
 from sightline.probing.config import config_from
 from sightline.probing.features import CloudPoints
 from sightline.probing.grid import plan_grid, run_grid
+from sightline.probing.start import squared_spacing
 from sightline.probing.tasks import CLOUD, TOKENS
 from tests.probing import tiny
 
@@ -19,8 +20,10 @@ def test_points_are_moved_and_scaled_only() -> None:
     valid = torch.rand(2, 4, 6) < 0.8
     points[~valid] = torch.nan
     found = CloudPoints(points, valid).extract(torch.rand(2, 3, 4, 6), layers=[-1])[0].patches
-    known = found.permute(0, 2, 3, 1)[valid]
     assert found.isfinite().all()
+    known, spacing = found.permute(0, 2, 3, 1)[valid].split((3, 1), -1)
+    wanted = squared_spacing(points[valid]).log()
+    assert torch.corrcoef(torch.stack([spacing[:, 0], wanted]))[0, 1] > 0.9999
     torch.testing.assert_close(known.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(known.std(0).norm(), torch.tensor(1.0))
     # One factor for all axes.

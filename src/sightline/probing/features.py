@@ -18,6 +18,7 @@ from sightline.backbones.base import IMAGENET_MEAN, IMAGENET_STD, NetworkBackbon
 from sightline.backbones.grid import Placement, placement_of
 from sightline.errors import InputError, ShapeError
 from sightline.probing.protocols import Protocol
+from sightline.probing.start import squared_spacing
 from sightline.probing.tokens import (
     TokenGrid,
     TokenMaps,
@@ -65,7 +66,7 @@ PUBLISHED: dict[str, Published] = {
 
 PIXEL_FEATURES = ("iuv", "iuvrgb")
 POINTS = "points"
-"""The control that knows the answer: the cloud's own points, which geometry only has to copy."""
+"""The control that knows the answer: the cloud itself, which geometry only has to copy."""
 _OTHER_NORMALISATION = ("clip", "radio", "dift", "stable_diffusion")
 _ABSOLUTE_POSITIONS = ("sam_base", "sam_large")
 """Of a fixed size, unless they are told how pictures fit."""
@@ -119,17 +120,24 @@ class Feature:
 
 
 class CloudPoints:
-    """Where each pixel of the training views lies, about zero and of unit spread."""
+    """Where each pixel of the training views lies and how near its neighbours: the cloud itself.
 
-    patch_size, embed_dim, depth = 1, 3, 1
+    Four channels: the point about zero and of unit spread, and the logarithm of its spacing
+    likewise, which is where a Gaussian's size starts.
+    """
+
+    patch_size, embed_dim, depth = 1, 4, 1
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(self, points: Float[Tensor, "V h w 3"], valid: Bool[Tensor, "V h w"]) -> None:
         """Take a cloud's points; where none is known there is no Gaussian, and zeros do."""
-        known = points[valid]
-        spread = known.std(0).norm().clamp(min=1e-12)
-        moved = (points - known.mean(0)) / spread
-        self.maps = torch.where(valid[..., None], moved, 0).permute(0, 3, 1, 2).float()
+        known = points[valid].float()
+        spacing = 0.5 * squared_spacing(known).log()[:, None]
+        channels = [values - values.mean(0) for values in (known, spacing)]
+        channels = [values / values.std(0).norm().clamp(min=1e-12) for values in channels]
+        maps = known.new_zeros(*valid.shape, self.embed_dim)
+        maps[valid] = torch.cat(channels, -1)
+        self.maps = maps.permute(0, 3, 1, 2)
 
     def extract(
         self, images: Float[Tensor, "V 3 h w"], *, layers: Sequence[int] = (-1,)
