@@ -9,7 +9,7 @@ from PIL import Image
 from sightline.datasets.synthetic import make_scene, write_scene
 from sightline.errors import InputError
 from sightline.io.ply import read_gaussian_ply
-from sightline.probing import videos
+from sightline.probing import paths
 from sightline.probing.demo import DemoOptions, plan_demo, run_demo
 from sightline.probing.demo_run import feature_picture
 from sightline.probing.dtu import read_dtu
@@ -23,7 +23,7 @@ OPTIONS = DemoOptions(
 
 
 def test_three_steps_and_a_second_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "_FRAMES", 8)
+    monkeypatch.setattr(paths, "FRAMES", 8)
     small = replace(find_protocol("fast"), long_side=48, hidden=16)
     monkeypatch.setitem(PROTOCOLS, small.name, small)
     scene = make_scene(4, 32, 48, kind="simple", num_points=50)

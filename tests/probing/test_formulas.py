@@ -10,7 +10,7 @@ import torch
 
 from sightline.errors import InputError
 from sightline.geometry.align import Similarity
-from sightline.geometry.pose import invert_se3, look_at
+from sightline.geometry.pose import invert_se3
 from sightline.geometry.rotation import so3_exp
 from sightline.metrics.images import psnr, ssim
 from sightline.probing.frames import (
@@ -362,48 +362,3 @@ def test_a_view_without_visible_pixels_scores_nothing() -> None:
 def test_psnr_of_the_spec() -> None:
     mse = psnr(torch.full((1, 3, 4, 4), 0.5), torch.zeros(1, 3, 4, 4))
     assert mse.item() == pytest.approx(20 * math.log10(1 / 0.5), abs=1e-5)
-
-
-# Section 11
-
-
-def ring(count: int = 5) -> Cameras:
-    angles = torch.linspace(0, 1.5, count, dtype=torch.float64)
-    eyes = torch.stack([3 * angles.cos(), 3 * angles.sin(), torch.full_like(angles, 1.0)], -1)
-    eyes = eyes + torch.tensor([10.0, 0, 0], dtype=torch.float64)
-    c2w = look_at(eyes, torch.tensor([10.0, 0, 0]).double(), torch.tensor([0.0, 0, 1]).double())
-    K = torch.tensor([[[100.0, 0, 40], [0, 100, 30], [0, 0, 1]]], dtype=torch.float64)
-    return Cameras(w2c=invert_se3(c2w), K=K.expand(count, 3, 3), height=60, width=80)
-
-
-def test_videos_of_the_spec() -> None:
-    from sightline.probing.videos import (
-        SETTINGS,
-        frame_count,
-        interpolate_matrices,
-        probe_path,
-        scale_depth,
-        square_canvas,
-    )
-
-    assert [frame_count(n) for n in (2, 3, 7)] == [150, 200, 252]
-    assert SETTINGS["Tanks/Ignatius"].arc == 330
-    canvas = square_canvas(ring())
-    assert (canvas.height, canvas.width) == (80, 80)
-    assert canvas.K[0].tolist() == [[100, 0, 40], [0, 100, 40], [0, 0, 1]]
-    # Q16: about the point looked at, or about the origin, ten units away.
-    quirks = OURS.quirks
-    focus = torch.tensor([10.0, 0, 0], dtype=torch.float64)
-    right = probe_path("arc", ring(), 8, "x", quirks).centers
-    wrong = probe_path("arc", ring(), 8, "x", with_quirk("Q16").quirks).centers
-    torch.testing.assert_close(right - focus, wrong, rtol=1e-3, atol=1e-2)
-    # Q17: straight between matrices, end excluded.
-    steps = interpolate_matrices(ring(3).w2c, 4)
-    assert len(steps) == 8
-    torch.testing.assert_close(steps[0, :3, 3], ring(3).w2c[0, :3, 3])
-    torch.testing.assert_close(steps[4, :3, 3], ring(3).w2c[1, :3, 3])
-    assert len(probe_path("interpolate", ring(3), 8, "x", with_quirk("Q17").quirks)) == 8
-    # Q18: one range a video, or each frame by its own range but at most 1.
-    depth = np.array([[[1.0, 1.5]], [[2.0, 6.0]]])
-    assert scale_depth(depth, quirks).tolist() == [[[0, 0.1]], [[0.2, 1]]]
-    assert scale_depth(depth, with_quirk("Q18").quirks).tolist() == [[[0, 1]], [[0, 4]]]

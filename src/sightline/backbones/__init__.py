@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from sightline.backbones.grid import pixel_positions
     from sightline.protocols import Backbone
 
-__all__ = ["ALIASES", "BACKBONES", "PREFIXES", "Entry", "create_backbone", "pixel_positions"]
+__all__ = [
+    "ALIASES",
+    "BACKBONES",
+    "PREFIXES",
+    "Entry",
+    "check_name",
+    "create_backbone",
+    "pixel_positions",
+]
 
 
 class Entry(NamedTuple):
@@ -222,6 +230,20 @@ def create_backbone(
         options=options,
     )
     return getattr(import_module(f"sightline.backbones.{module}"), function)(request)
+
+
+def check_name(name: str) -> None:
+    """Say whether `create_backbone` knows a name, before anything is built.
+
+    Raises:
+        UnknownNameError: There is no such backbone.
+    """
+    while name.startswith("random:"):
+        name = name.removeprefix("random:")
+    entry = _find(name)
+    if entry.factory == PREFIXES["fused"].factory:
+        for part in entry.source.split("+"):
+            check_name(part.strip())
 
 
 def _find(name: str) -> Entry:

@@ -48,7 +48,13 @@ def run_parser() -> VerbParser:
     verb.add_argument(
         "--probes", type=list[str], default=[], help="some of depth normals correspondence"
     )
-    verb.add_argument("--videos", type=list[str], default=[], help="camera paths to render")
+    verb.add_argument(
+        "--videos", type=list[str], default=[], help="camera paths to render, or gallery"
+    )
+    verb.add_argument(
+        "--video-modes", type=list[str], default=["rgb"], help="some of rgb depth normal"
+    )
+    verb.add_argument("--maps", type=bool, default=False, help="write the authors' error maps")
     verb.add_argument("--score", type=bool, default=True, help="keep test views")
     verb.add_argument("--lpips", type=list[str], default=[], help="files of weights, or none")
     verb.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")

@@ -22,6 +22,7 @@ _KINDS = {
     "probe": "probes",
     "video": "videos",
     "probe3d": "Probe3D",
+    "maps": "error maps",
 }
 _LAST = 6
 

@@ -92,6 +92,11 @@ def ssim(predicted: Images, target: Images, mask: Mask | None = None) -> Float[T
     return _masked_mean(_ssim_map(predicted, target, mask, kernel, padding=5), mask)
 
 
+def ssim_picture(predicted: Images, target: Images) -> Float[Tensor, "V 3 H W"]:
+    """Return `ssim` at every pixel and channel."""
+    return _ssim_map(predicted, target, None, _gaussian(11, 1.5, predicted), padding=5)
+
+
 def ssim_skimage(
     predicted: Images,
     target: Images,

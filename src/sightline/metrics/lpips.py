@@ -105,6 +105,25 @@ class Lpips(nn.Module):
                 stages.append(x / (length + 1e-10))
         return stages
 
+    def maps(
+        self,
+        predicted: Float[Tensor, "V 3 H W"],
+        target: Float[Tensor, "V 3 H W"],
+        *,
+        normalize: bool = True,
+    ) -> list[Float[Tensor, "V 1 _ _"]]:
+        """Return each stage's distances in space; the sum of their means is the distance.
+
+        Args:
+            predicted: RGB in [0, 1].
+            target: RGB in [0, 1].
+            normalize: As for ``forward``.
+        """
+        if normalize:
+            predicted, target = 2 * predicted - 1, 2 * target - 1
+        stages = zip(self._stages(predicted), self._stages(target), strict=True)
+        return [self.get_submodule(f"lin{i}")((a - b).square()) for i, (a, b) in enumerate(stages)]
+
     def forward(
         self,
         predicted: Float[Tensor, "V 3 H W"],

@@ -1,5 +1,6 @@
 """The same tasks on Ray, across GPUs and machines that share the folder of results."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,16 +32,16 @@ def start_ray(address: str) -> Any:  # noqa: ANN401 - an optional package's modu
         ) from error
     if ray.is_initialized():
         return ray
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         ray.init(**quiet)
     elif address == "auto":
         try:
-            ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:
             ray.init(**quiet)
     else:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     return ray
 
 

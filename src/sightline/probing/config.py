@@ -4,13 +4,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sightline import options
 from sightline.errors import InputError, UnknownNameError
 
 MODE_NAMES = ("G", "T", "A", "Gft", "Tft", "Aft")
 PROBES_3D = ("depth", "normals", "correspondence")
+VIDEOS = (*get_args(options.PathName), "interpolated", "gallery")
+"""Camera paths; ``interpolated`` is the authors' name of ``interpolate``, ``gallery`` stands for
+those of their gallery."""
+VIDEO_MODES = ("rgb", "depth", "normal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,9 @@ class ProbeConfig:
         geometry_options: Of estimators, by name: ``{vggt: {checkpoint: FILE}}``.
         baseline: Also fit InstantSplat.
         probes: Probe3D's probes over the same features: some of `PROBES_3D`.
-        videos: Camera paths to render of every probe's first seed.
+        videos: Camera paths to render of every probe's first seed: some of `VIDEOS`.
+        video_modes: What videos show: some of `VIDEO_MODES`.
+        maps: Write the authors' four error maps of every test view of each probe's first seed.
         score: False keeps no test views (inference only).
         lpips: Files of LPIPS weights; empty looks into torch's cache, ``none`` leaves LPIPS out.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -52,6 +58,8 @@ class ProbeConfig:
     baseline: bool = False
     probes: Sequence[str] = ()
     videos: Sequence[str] = ()
+    video_modes: Sequence[str] = ("rgb",)
+    maps: bool = False
     score: bool = True
     lpips: Sequence[str] = ()
     device: str = "auto"
@@ -64,7 +72,8 @@ class ProbeConfig:
         Raises:
             InputError: If something is missing, doubled or out of range.
         """
-        for name, known in (("modes", MODE_NAMES), ("probes", PROBES_3D)):
+        choices = {"modes": MODE_NAMES, "probes": PROBES_3D, "videos": VIDEOS}
+        for name, known in {**choices, "video_modes": VIDEO_MODES}.items():
             for value in getattr(self, name):
                 if value not in known:
                     raise UnknownNameError(f"entry of {name}", str(value), known)
@@ -109,12 +118,7 @@ def config_from(values: Mapping[str, Any], folder: Path | None = None) -> ProbeC
         {**entry, "root": _from(entry.get("root"), folder)}
         for entry in values.get("datasets") or ()
     ]
-    moved["features"] = [
-        {**entry, "checkpoint": _from(entry["checkpoint"], folder)}
-        if isinstance(entry, Mapping) and entry.get("checkpoint")
-        else entry
-        for entry in values.get("features") or ()
-    ]
+    moved["features"] = [_feature_from(entry, folder) for entry in values.get("features") or ()]
     moved["lpips"] = [
         path if path == "none" else _from(path, folder) for path in values.get("lpips") or ()
     ]
@@ -126,6 +130,20 @@ def config_from(values: Mapping[str, Any], folder: Path | None = None) -> ProbeC
         for name, chosen in (values.get("geometry_options") or {}).items()
     }
     return ProbeConfig(**moved)
+
+
+def _feature_from(entry: Any, folder: Path) -> Any:  # noqa: ANN401
+    if not isinstance(entry, Mapping):
+        return entry
+    entry = dict(entry)
+    given = entry.get("checkpoint")
+    if isinstance(given, str):  # one for each part of a fused backbone, perhaps an address
+        files = given.split(",") if "fused:" in str(entry.get("backbone", "")) else [given]
+        moved = [f if not f or "://" in f else _from(f, folder) for f in files]
+        entry["checkpoint"] = ",".join(moved)
+    if isinstance(entry.get("parts"), Sequence):
+        entry["parts"] = [_feature_from(part, folder) for part in entry["parts"]]
+    return entry
 
 
 def _scene_from(entry: Any, folder: Path) -> Any:  # noqa: ANN401

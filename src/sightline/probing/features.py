@@ -1,6 +1,7 @@
 """What is probed: names, layers and concatenations, and how each comes to its token grid."""
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from sightline.backbones import create_backbone
+from sightline.backbones import check_name, create_backbone
 from sightline.backbones.base import IMAGENET_MEAN, IMAGENET_STD, NetworkBackbone
 from sightline.backbones.grid import Placement, placement_of
 from sightline.errors import InputError, ShapeError
@@ -93,7 +94,7 @@ class FeaturePart:
     @property
     def is_drawn(self) -> bool:
         """Whether it is made of random numbers, which then follow the run's seed."""
-        return self.backbone.split(":")[0] == "random"
+        return "random" in re.split("[:+]", self.backbone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +158,8 @@ def parse_features(entries: Sequence[str | Mapping[str, Any]]) -> list[Feature]:
 
     An entry is a name, ``A+B`` for a concatenation, or a mapping with ``name`` (of the row),
     ``backbone``, ``checkpoint``, ``layers``, ``norm`` and ``sweep``: a list of layers, each of
-    which becomes a row ``NAME@LAYER``.
+    which becomes a row ``NAME@LAYER``. A concatenation of networks with files of their own has
+    ``parts`` instead of a backbone: names, or mappings with the same options but ``sweep``.
 
     Raises:
         InputError: If an entry is of neither form, or two rows have one name.
@@ -165,12 +167,10 @@ def parse_features(entries: Sequence[str | Mapping[str, Any]]) -> list[Feature]:
     features: list[Feature] = []
     for entry in entries:
         if isinstance(entry, str):
-            names = [entry] if entry.startswith("fused:") else entry.split("+")
-            parts = tuple(FeaturePart(backbone=name.strip()) for name in names)
-            features.append(Feature(name=entry, parts=parts))
+            features.append(Feature(name=entry, parts=_parts_of(entry)))
             continue
         if not isinstance(entry, Mapping) or not isinstance(
-            entry.get("backbone", entry.get("name")), str
+            entry.get("name", entry.get("backbone")), str
         ):
             raise InputError(
                 f"a feature must be a name, A+B, or a mapping with a backbone, got {entry!r}"
@@ -183,50 +183,90 @@ def parse_features(entries: Sequence[str | Mapping[str, Any]]) -> list[Feature]:
     return features
 
 
+def _parts_of(name: str) -> tuple[FeaturePart, ...]:
+    """Return the networks of a concatenation by name; ``fused:A+B`` is one network."""
+    names = [name] if "fused:" in name else name.split("+")
+    return tuple(FeaturePart(backbone=one.strip()) for one in names)
+
+
+_OPTIONS = ("backbone", "checkpoint", "layers", "norm")
+
+
 def _from_mapping(entry: dict[str, Any]) -> list[Feature]:
     backbone = entry.pop("backbone", None) or entry["name"]
     name = entry.pop("name", backbone)
-    sweep = entry.pop("sweep", None)
-    unknown = entry.keys() - {"checkpoint", "layers", "norm"}
-    if unknown:
-        raise InputError(
-            f"feature {name}: no option {min(unknown)}; known are backbone, checkpoint, layers, "
-            "norm and sweep"
-        )
-    checkpoint, norm = entry.get("checkpoint"), entry.get("norm")
-    wanted = [(name, tuple(entry.get("layers") or ()))]
-    if sweep is not None:
-        wanted = [(f"{name}@{layer}", (layer,)) for layer in sweep]
+    sweep, parts = entry.pop("sweep", None), entry.pop("parts", None)
+    if parts is not None:
+        if entry or sweep is not None or not isinstance(parts, Sequence) or len(parts) < 2:
+            raise InputError(
+                f"feature {name}: parts are two or more, and each has its own options, got "
+                f"{sorted([*entry, *(['sweep'] if sweep is not None else [])]) or parts}"
+            )
+        joined = tuple(_part(name, part) for part in parts)
+        return [Feature(name=name, parts=joined)]
+    if sweep is None:
+        plain = _parts_of(backbone)
+        if len(plain) > 1 and not entry:
+            return [Feature(name=name, parts=plain)]
+        return [Feature(name=name, parts=(_part(name, {"backbone": backbone, **entry}),))]
     return [
         Feature(
-            name=row,
-            parts=(
-                FeaturePart(
-                    backbone=backbone,
-                    checkpoint=None if checkpoint is None else str(checkpoint),
-                    layers=layers,
-                    norm=norm,
-                ),
-            ),
+            name=f"{name}@{layer}",
+            parts=(_part(name, {"backbone": backbone, **entry, "layers": [layer]}),),
         )
-        for row, layers in wanted
+        for layer in sweep
     ]
 
 
+def _part(name: str, entry: Any) -> FeaturePart:  # noqa: ANN401
+    if isinstance(entry, str):
+        return FeaturePart(backbone=entry)
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("backbone"), str):
+        raise InputError(f"feature {name}: a part must be a name or have a backbone, got {entry!r}")
+    unknown = entry.keys() - set(_OPTIONS)
+    if unknown:
+        raise InputError(
+            f"feature {name}: no option {min(unknown)}; known are backbone, checkpoint, layers, "
+            "norm, sweep and parts"
+        )
+    checkpoint, layers = entry.get("checkpoint"), entry.get("layers") or ()
+    if isinstance(layers, int):
+        layers = (layers,)
+    return FeaturePart(
+        backbone=entry["backbone"],
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        layers=tuple(int(layer) for layer in layers),
+        norm=entry.get("norm"),
+    )
+
+
 def identify(part: FeaturePart, own: Mapping[str, Backbone]) -> str:
-    """Return a text that changes with the weights: a digest of file, folder or object."""
+    """Return a text that changes with the weights: a digest of file, folder or object.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        InputError: If there is no such file.
+    """
     if part.backbone in own:
         return _object_digest(own[part.backbone])
+    check_name(part.backbone)
     if part.checkpoint is None:
         return ""
-    path = Path(part.checkpoint)
-    if not path.exists():
-        raise InputError(f"feature {part.backbone}: there is no checkpoint {path}; check the path")
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    # A fused backbone has a file for each of its parts, and none where it is empty.
+    for given in part.checkpoint.split(",") if "fused:" in part.backbone else [part.checkpoint]:
+        if not given or "://" in given:
+            digest.update(given.encode())
+            continue
+        path = Path(given)
+        if not path.exists():
+            raise InputError(
+                f"feature {part.backbone}: there is no checkpoint {path}; check the path"
+            )
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:20]
 
 

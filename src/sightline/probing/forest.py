@@ -44,10 +44,13 @@ def forest_plot(
         marks.append(element("circle", cx=f"{x(e.mean):.1f}", cy=y, r=4, class_="dot"))
         value = format_number(e.mean, digits)
         marks.append(element("text", value, x=_WIDTH - 8, y=y, class_="tick", dy="0.32em"))
-    return element(
+    drawing = element(
         "svg",
         marks,
         viewBox=f"0 0 {_WIDTH} {bottom + 26}",
         role="img",
         aria_label=f"means with intervals {unit}",
+        style="min-width:520px",
     )
+    # On a phone it scrolls, because shrunk numbers could not be read.
+    return element("div", drawing, style="overflow-x:auto")

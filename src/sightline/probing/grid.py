@@ -18,6 +18,7 @@ from sightline.probing.config import ProbeConfig
 from sightline.probing.datasets import list_sources
 from sightline.probing.features import Feature, identify, parse_features
 from sightline.probing.graph import Event, Executor, InProcess, OnEvent, Outcome, run_graph
+from sightline.probing.paths import GALLERY, gallery_paths
 from sightline.probing.protocols import Protocol, Quirks, find_protocol
 from sightline.probing.scenes import SceneSource, fingerprint, split_of
 from sightline.probing.splits import SPLIT_FILE, write_splits
@@ -49,7 +50,7 @@ class Cell:
     """One probe of a grid, or one of its companions."""
 
     kind: str
-    """``probe``, ``video`` or ``probe3d``."""
+    """``probe``, ``video``, ``maps`` or ``probe3d``."""
     scene: str
     feature: str
     mode: str
@@ -128,6 +129,9 @@ def plan_grid(config: ProbeConfig, own: Mapping[str, Backbone] | None = None) ->
                     cells.append(_cell("probe", source, name, mode, seed, probe))
                     if seed == config.seeds[0]:
                         cells += _videos(config, protocol, source, name, mode, cloud, probe)
+                        if config.maps:
+                            maps = _maps_task(scene, cloud, probe, has_lpips=has_lpips)
+                            cells.append(_cell("maps", source, name, mode, seed, maps))
                 if tokens is not None:
                     cells += _companions(config, source, name, seed, scene, tokens)
     return Grid(
@@ -242,13 +246,31 @@ def _videos(
             config.seeds[0],
             Task(
                 kind="video",
-                params={"path": path, "scene": source.id, "protocol": protocol.as_dict()},
+                params={
+                    "path": path,
+                    "modes": list(config.video_modes),
+                    "scene": source.id,
+                    "protocol": protocol.as_dict(),
+                },
                 inputs=(cloud, probe),
                 label=f"{source.id} {name} {mode} {path}",
             ),
         )
-        for path in config.videos
+        for path in _paths(config.videos, source.id)
     ]
+
+
+def _maps_task(scene: Task, cloud: Task, probe: Task, *, has_lpips: bool) -> Task:
+    params = {"protocol": probe.params["protocol"], "lpips": has_lpips}
+    return Task(kind="maps", params=params, inputs=(scene, cloud, probe), label=probe.label)
+
+
+def _paths(videos: Sequence[str], scene: str) -> list[str]:
+    """Return the paths that names stand for, each once."""
+    found: list[str] = []
+    for name in videos:
+        found += gallery_paths(scene) if name == GALLERY else (name.removesuffix("d"),)
+    return list(dict.fromkeys(found))
 
 
 def _companions(

@@ -153,6 +153,8 @@ class Protocol:
         pose_rotation: Rate of the quaternion in that search.
         mask_tolerance: How far depths may disagree where a test pixel is visible.
         lpips: Trunk of LPIPS.
+        published_videos: Paths by the reference's formulas and depth in its colours; otherwise
+            paths that are safe for any capture, and turbo.
         train_views: Most training views, where the data gives no split.
         test_views: Most test views, where the data gives no split; None: all others.
         quirks: See `Quirks`.
@@ -181,6 +183,7 @@ class Protocol:
     pose_rotation: float = 1e-4
     mask_tolerance: float = 0.01
     lpips: str = "vgg"
+    published_videos: bool = False
     train_views: int = 6
     test_views: int | None = 12
     quirks: Quirks = field(default_factory=Quirks)
@@ -222,6 +225,7 @@ PROTOCOLS: dict[str, Protocol] = {
         layer_norm=False,
         shared_focal=True,
         unit_world=False,
+        published_videos=True,
         test_views=None,
         quirks=_PUBLISHED_QUIRKS,
     ),

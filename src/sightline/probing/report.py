@@ -9,7 +9,9 @@ import numpy as np
 
 from sightline.io.atomic import atomic_write_text
 from sightline.probing.forest import forest_plot
-from sightline.probing.results import METRICS, Results, Row, collect, metrics_of, published
+from sightline.probing.probe3d import mean_scores
+from sightline.probing.reference import reference_section, shape_section
+from sightline.probing.results import METRICS, Results, Row, collect, metrics_of
 from sightline.probing.scene_page import scene_page, strip
 from sightline.probing.stats import (
     Difference,
@@ -78,11 +80,12 @@ def render(results: Results, pages: dict[str, str], command: str) -> str:
         ),
         _notes(results),
         _headline(results),
-        [_mode(results, mode, metrics) for mode in results.modes],
         _strips(results, pages),
+        [_mode(results, mode, metrics) for mode in results.modes],
+        shape_section(results),
         _probe3d(results),
         _costs(results),
-        _reference(results),
+        reference_section(results),
         _scenes(results, pages),
         _facts(results),
         command_block(command),
@@ -265,13 +268,16 @@ def _probe3d(results: Results) -> Html | None:
     parts = []
     for probe in dict.fromkeys(c["mode"] for c in cells):
         chosen = [c for c in cells if c["mode"] == probe]
-        names = [n for n in chosen[0]["summary"] if isinstance(chosen[0]["summary"][n], float)]
+        found = {
+            feature: mean_scores([c["summary"] for c in chosen if c["feature"] == feature])
+            for feature in dict.fromkeys(c["feature"] for c in chosen)
+        }
+        names = list(dict.fromkeys(name for scores in found.values() for name in scores))
         columns = [Column(name=probe.capitalize())]
         columns += [Column(name=name.replace("_", " "), is_number=True) for name in names]
         rows = []
-        for feature in dict.fromkeys(c["feature"] for c in chosen):
-            mine = [c["summary"] for c in chosen if c["feature"] == feature]
-            means = [math.fsum(s[name] for s in mine) / len(mine) for name in names]
+        for feature, scores in found.items():
+            means = [scores.get(name, math.nan) for name in names]
             rows.append([feature, *(format_number(v, 3) for v in means)])
         parts.append(table(columns, rows))
     return (
@@ -308,42 +314,6 @@ def _costs(results: Results) -> Html | None:
             )
     found = element("div", table(columns, rows), class_="narrow")
     return section("Costs", found, note="Peak of the GPU, or of the whole process on a CPU")
-
-
-def _reference(results: Results) -> Html | None:
-    """The published table beside ours, under the published protocol."""
-    if results.protocol != "feat2gs-v1":
-        return None
-    from sightline.probing.features import PUBLISHED
-
-    sets = {scene.rpartition("/")[0] for scene in results.scenes}
-    name = next(iter(sets)) if len(sets) == 1 else "all"
-    known = published(name)
-    columns = [Column(name="Feature"), Column(name="Mode")]
-    columns += [
-        Column(name=f"{METRICS[m][0]} {who}", is_number=True)
-        for m in ("psnr", "ssim", "lpips")
-        for who in ("ours", "published")
-    ]
-    rows = []
-    for mode in results.modes:
-        means = {}
-        for metric in ("psnr", "ssim", "lpips"):
-            features, scores = results.table(mode, metric)
-            means[metric] = dict(zip(features, [e.mean for e in estimate(scores)], strict=True))
-        for feature in results.features:
-            entry = PUBLISHED.get(feature)
-            theirs = known.get((entry.row, mode)) if entry else None
-            if theirs is None:
-                continue
-            cells = [feature, mode]
-            for metric, value in zip(("psnr", "ssim", "lpips"), theirs, strict=True):
-                digits = METRICS[metric][2]
-                cells.append(format_number(means[metric].get(feature, math.nan), digits))
-                cells.append(format_number(value, digits))
-            rows.append(cells)
-    note = f"Feat2GS's table of July 2025, {'all six data sets' if name == 'all' else name}"
-    return section("Beside the published table", table(columns, rows), note=note) if rows else None
 
 
 def _scenes(results: Results, pages: dict[str, str]) -> Html | None:

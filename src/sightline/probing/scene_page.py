@@ -11,6 +11,7 @@ from torch import Tensor
 from sightline.io.arrays import read_npz
 from sightline.probing import files
 from sightline.probing.results import METRICS, Row, metrics_of
+from sightline.probing.visibility import counted_pixels
 from sightline.report.colormap import MAGMA
 from sightline.report.figures import ERROR_LIMIT, encode_jpegs, error_picture, to_pixels
 from sightline.report.markup import Html, data_uri, element
@@ -21,6 +22,7 @@ _BUDGET = 3_000_000
 _SIDE = 420
 _MOST_FEATURES = 24
 _MOST_VIEWS = 3
+_VIDEO_BUDGET = 12_000_000
 
 
 def scene_page(
@@ -33,11 +35,11 @@ def scene_page(
     """Return the page of one scene."""
     modes = list(dict.fromkeys(row.mode for row in rows))
     first = min(row.seed for row in rows)
-    parts = [_scores(rows)]
+    parts: list[Html | None] = []
     for mode in modes:
         chosen = [row for row in rows if row.mode == mode and row.seed == first]
         parts.append(_renders(mode, chosen[:_MOST_FEATURES]))
-    parts += [_features(rows, first), _videos(companions, output)]
+    parts += [_videos(companions, output), _features(rows, first), _scores(rows)]
     main = element(
         "main",
         brand("probe"),
@@ -51,7 +53,7 @@ def scene_page(
         parts,
         command_block(command),
     )
-    return page(f"{scene} \u00b7 probe", main)
+    return page(f"{scene} \u00b7 probe", main, policy="; media-src data:")
 
 
 def strip(rows: Sequence[Row]) -> Html | None:
@@ -83,7 +85,10 @@ def _renders_of(row: Row) -> Tensor:
     return torch.from_numpy(read_npz(row.folder / "renders.npz")["renders"])
 
 
-def _sheet(pictures: Sequence[np.ndarray], captions: Sequence[tuple[str, str]]) -> Html:
+def _sheet(
+    pictures: Sequence[np.ndarray], captions: Sequence[tuple[str, str]], *, paired: bool = False
+) -> Html:
+    """Lay pictures out with captions below; ``paired`` keeps each two side by side."""
     jpegs = encode_jpegs(pictures, long_side=_SIDE, budget=_BUDGET // 4)
     figures = [
         element(
@@ -93,7 +98,19 @@ def _sheet(pictures: Sequence[np.ndarray], captions: Sequence[tuple[str, str]]) 
         )
         for data, (name, text) in zip(jpegs, captions, strict=True)
     ]
-    return element("div", figures, class_="grid depths", style="--least:190px")
+    if not paired:
+        return element("div", figures, class_="grid depths", style="--least:190px")
+    side = "display:grid;grid-template-columns:1fr 1fr;gap:8px"
+    pairs = [element("div", figures[i : i + 2], style=side) for i in range(0, len(figures), 2)]
+    # One pair a row on a phone, where pictures of half a column would be too small.
+    columns = "grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr))"
+    return element("div", pairs, class_="grid depths", style=f"{columns};margin-bottom:24px")
+
+
+def _counted(photo: Tensor, mask: Tensor) -> np.ndarray:
+    """Return a photo whose pixels that are not scored are faint."""
+    pixels = photo.float() / 255
+    return to_pixels(torch.where(mask, pixels, 0.85 + 0.15 * pixels))
 
 
 def _scores(rows: Sequence[Row]) -> Html | None:
@@ -120,15 +137,18 @@ def _renders(mode: str, rows: Sequence[Row]) -> Html | None:
         return None
     photos = _photos(rows[0])
     scene_views = range(min(_MOST_VIEWS, len(photos)))
+    masks = counted_pixels(files.read_cloud(rows[0].inputs[1] / "cloud.npz").masks)
     parts: list[Html] = []
     for view in scene_views:
-        pictures, captions = [to_pixels(photos[view])], [("photo", rows[0].test[view])]
+        share = f"{format_number(100 * rows[0].scores['mask'][view], 0)} % scored"
+        pictures = [to_pixels(photos[view]), _counted(photos[view], masks[view])]
+        captions = [("photo", rows[0].test[view]), ("", share)]
         for row in rows:
             render = _renders_of(row)[view]
             score = f"{format_number(row.scores['psnr'][view], 2)} dB"
             pictures += [to_pixels(render), error_picture(render, photos[view])]
             captions += [(row.feature, score), ("", "error")]
-        parts.append(_sheet(pictures, captions))
+        parts.append(_sheet(pictures, captions, paired=True))
     ticks = [(0.0, "0"), (0.5, f"{ERROR_LIMIT / 2:g}"), (1.0, f"{ERROR_LIMIT:g}")]
     bar = scale_bar(MAGMA, ticks, "mean absolute difference of the channels, of 1")
     return section(f"Mode {mode}", *parts, bar)
@@ -156,12 +176,31 @@ def _features(rows: Sequence[Row], seed: int) -> Html | None:
 
 
 def _videos(companions: Sequence[dict[str, Any]], output: Path) -> Html | None:
-    items = []
+    """Return the videos inside the page while they fit, and links to the files."""
+    items: list[Html] = []
+    left = _VIDEO_BUDGET
     for cell in companions:
         if cell["kind"] != "video":
             continue
-        file = cell["folder"] / cell["summary"]["file"]
-        link = f"../{file.relative_to(output).as_posix()}"
-        text = f"{cell['feature']} {cell['mode']} {cell['summary']['path']}"
-        items.append(element("li", element("a", text, href=link)))
-    return section("Videos", element("ul", items)) if items else None
+        for mode, name in cell["summary"]["files"].items():
+            file: Path = cell["folder"] / name
+            movie = None
+            if file.stat().st_size <= left:
+                left -= file.stat().st_size
+                movie = element(
+                    "video",
+                    src=data_uri(file.read_bytes(), "video/mp4"),
+                    controls=True,
+                    loop=True,
+                    muted=True,
+                    playsinline=True,
+                    preload="metadata",
+                    style="display:block;width:100%;border-radius:8px",
+                )
+            shown = "" if mode == "rgb" else f", {mode}"
+            text = f"{cell['mode']}, {cell['summary']['path']}{shown}"
+            link = element("a", text, href=f"../{file.relative_to(output).as_posix()}")
+            caption = element("figcaption", element("b", cell["feature"]), link)
+            items.append(element("figure", movie, caption))
+    grid = element("div", items, class_="grid depths", style="--least:240px")
+    return section("Videos", grid) if items else None

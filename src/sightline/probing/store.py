@@ -24,8 +24,9 @@ VERSIONS = {
     "cloud": 2,
     "features": 1,
     "probe": 2,
-    "video": 1,
+    "video": 2,
     "probe3d": 1,
+    "maps": 1,
 }
 """Kind of task -> version of what it computes; raise it when results change."""
 

@@ -4,10 +4,9 @@ import csv
 import io
 import math
 
-import numpy as np
-
 from sightline.probing.results import METRICS, Results, metrics_of
-from sightline.probing.stats import estimate
+from sightline.probing.shape import SHAPE
+from sightline.probing.stats import differences, estimate, tied_ranks
 
 
 def scores_csv(results: Results) -> str:
@@ -33,7 +32,8 @@ def summary_csv(results: Results) -> str:
     head = ("feature", "mode", "metric", "mean", "low", "high", "scenes", "seeds", "seed_spread")
     out.writerow(head)
     for mode in results.modes:
-        for metric in metrics_of(results.rows):
+        shapes = [name for name in SHAPE if any(name in row.shape for row in results.rows)]
+        for metric in (*metrics_of(results.rows), *shapes):
             features, table = results.table(mode, metric)
             for feature, found in zip(features, estimate(table), strict=True):
                 numbers = (found.mean, found.low, found.high)
@@ -77,14 +77,13 @@ def latex_table(results: Results) -> str:
         _, _, digits, higher = METRICS[metric]
         features, table = results.table(mode, metric)
         found = estimate(table)
-        means = np.array([e.mean if higher else -e.mean for e in found])
-        best = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
+        ranks = tied_ranks(table, differences(table, higher=higher), higher=higher)
         for i, feature in enumerate(features):
             if math.isnan(found[i].mean):
                 continue
             half = (found[i].high - found[i].low) / 2
             text = f"{found[i].mean:.{digits}f}"
-            text = rf"\mathbf{{{text}}}" if i == best else text
+            text = rf"\mathbf{{{text}}}" if ranks[i][0] == 1 else text
             cells[feature, mode, metric] = rf"${text} \pm {half:.{digits}f}$"
     lines = [
         f"% {results.protocol}; half widths of 95 % bootstrap intervals over scenes and seeds",

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sightline.backbones.pca import pca_maps
-from sightline.io.arrays import write_npz
+from sightline.io.arrays import read_npz, write_npz
 from sightline.io.ply import write_gaussian_ply
 from sightline.metrics.lpips import Lpips, load_lpips
 from sightline.probing import files
@@ -220,10 +220,23 @@ class Worker:
         from sightline.probing.videos import render_probe_video
 
         protocol = restore_protocol(params["protocol"])
-        path = render_probe_video(
+        found = render_probe_video(
             inputs[1], files.read_cloud(inputs[0] / CLOUD), out, params, protocol, self.progress
         )
-        return {"file": path.name, "path": params["path"]}
+        return {"files": found, "path": params["path"]}
+
+    def _maps(self, params: Mapping[str, Any], inputs: Sequence[Path], out: Path) -> dict[str, Any]:
+        from sightline.probing.maps import write_error_maps
+
+        scene = files.read_scene(inputs[0] / SCENE)
+        if not scene.num_test:
+            return {"files": []}
+        masks = counted_pixels(files.read_cloud(inputs[1] / CLOUD).masks)
+        renders = torch.from_numpy(read_npz(inputs[2] / "renders.npz")["renders"])
+        photos = scene.targets[scene.num_train :]
+        protocol = restore_protocol(params["protocol"])
+        network = self._network(protocol).to("cpu") if params["lpips"] else None
+        return {"files": write_error_maps(out, renders, photos, masks, network)}
 
     def _probe3d(
         self, params: Mapping[str, Any], inputs: Sequence[Path], out: Path
