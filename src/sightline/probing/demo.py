@@ -7,7 +7,7 @@ from pathlib import Path
 from sightline.errors import InputError
 from sightline.io.atomic import atomic_folder, atomic_path
 from sightline.io.glb import write_glb
-from sightline.io.inputs import discover, unique_names
+from sightline.io.inputs import discover, read_json, unique_names
 from sightline.io.ply import write_point_ply
 from sightline.probing import files
 from sightline.probing.clouds import Cloud, colored_points
@@ -23,7 +23,7 @@ from sightline.probing.grid import Grid, plan_grid, save_grid
 from sightline.probing.options import DemoOptions
 from sightline.probing.protocols import find_protocol
 from sightline.probing.scenes import ProbeScene
-from sightline.probing.store import Store, Task
+from sightline.probing.store import TASK_FILE, Store, Task
 from sightline.probing.tasks import CLOUD, SCENE, TOKENS, Worker
 from sightline.protocols import Progress
 from sightline.run import RunFolder
@@ -151,6 +151,12 @@ def _do(
         raise InputError(reason)
 
 
+def _seconds(store: Store, tasks: Sequence[Task]) -> float:
+    """Return how long finished tasks took."""
+    records = (read_json(store.path(task) / TASK_FILE) for task in tasks)
+    return sum(float(record["seconds"]) for record in records)
+
+
 def _probe_task(grid: Grid) -> Task:
     return next(cell.task for cell in grid.cells if cell.kind == "probe")
 
@@ -163,7 +169,8 @@ def cloud_step(
     _do(probe.inputs, grid, store, options, progress)
     scene, cloud = _scene_and_cloud(grid, store)
     tokens = files.read_tokens(store.path(probe.inputs[2]) / TOKENS)
-    features = store_cloud(open_demo_run(output, options), scene, cloud, tokens)
+    seconds = _seconds(store, probe.inputs)
+    features = store_cloud(open_demo_run(output, options), scene, cloud, tokens, seconds)
     points = colored_points(cloud, scene)
     write_point_ply(output / "points.ply", points)
     cameras = cloud.train.map(lambda t: t.float())
@@ -179,7 +186,8 @@ def splat_step(
     _do([probe], grid, store, options, progress)
     splats = _copy(store.path(probe) / "splats.ply", output / "splats.ply")
     scene, cloud = _scene_and_cloud(grid, store)
-    store_splats(open_demo_run(output, options), scene, cloud, store.path(probe))
+    run, seconds = open_demo_run(output, options), _seconds(store, [probe])
+    store_splats(run, scene, cloud, store.path(probe), seconds)
     return {"splats": splats}
 
 

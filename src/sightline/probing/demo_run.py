@@ -51,7 +51,17 @@ def open_demo_run(output: Path, options: DemoOptions) -> RunFolder:
     return folder
 
 
-def store_cloud(folder: RunFolder, scene: ProbeScene, cloud: Cloud, tokens: TokenGrid) -> Path:
+def enter_seconds(folder: RunFolder, stage: str, seconds: float) -> None:
+    """Enter how long the tasks of a stage took, when they were done."""
+    state = folder.state
+    state["stages"][stage]["seconds"] = round(seconds, 3)
+    state["seconds"] = round(sum(entry["seconds"] for entry in state["stages"].values()), 3)
+    folder.save()
+
+
+def store_cloud(
+    folder: RunFolder, scene: ProbeScene, cloud: Cloud, tokens: TokenGrid, seconds: float
+) -> Path:
     """Enter pictures, cameras and points; returns the picture of the features."""
     with folder.stage("cameras") as facts:
         count = scene.num_train
@@ -62,15 +72,18 @@ def store_cloud(folder: RunFolder, scene: ProbeScene, cloud: Cloud, tokens: Toke
         views, found = _views(scene, cloud.train), _reconstruction(scene, cloud)
         write_geometry(folder.file("geometry.npz"), views, found)
         _write_cameras(folder, views, found)
-        facts["geometry"] = cloud.method
+        facts["geometry"] = geometry_name(folder, cloud)
         folder.state["metrics"] = {"views": count, "registered": count}
+    enter_seconds(folder, "cameras", seconds)
     picture = feature_picture(tokens, scene.working[:count])
     with atomic_path(folder.file(FEATURES)) as tmp:
         Image.fromarray(picture).save(tmp, "PNG")
     return folder.file(FEATURES)
 
 
-def store_splats(folder: RunFolder, scene: ProbeScene, cloud: Cloud, probe: Path) -> None:
+def store_splats(
+    folder: RunFolder, scene: ProbeScene, cloud: Cloud, probe: Path, seconds: float
+) -> None:
     """Enter the refined cameras of a finished probe; ``splats.ply`` is in place already."""
     with folder.stage("splats"):
         w2c = torch.from_numpy(read_npz(probe / "poses.npz", ["train_w2c"])["train_w2c"]).double()
@@ -79,6 +92,13 @@ def store_splats(folder: RunFolder, scene: ProbeScene, cloud: Cloud, probe: Path
         _write_cameras(folder, views, found, estimated=cloud.train.w2c)
         splats = read_gaussian_ply(folder.file("splats.ply"))
         folder.state["metrics"]["splats"] = len(splats)
+    enter_seconds(folder, "splats", seconds)
+
+
+def geometry_name(folder: RunFolder, cloud: Cloud) -> str:
+    """Return where the points came from; after structure from motion cameras are given ones."""
+    asked = str(folder.state["config"]["geometry"])
+    return asked if asked == "colmap" else cloud.method
 
 
 def picture_names(scene: ProbeScene) -> tuple[str, ...]:
@@ -139,7 +159,7 @@ def write_demo_report(
         facts=(
             ("Feature", str(state["config"]["feature"])),
             ("Mode", str(state["config"]["mode"])),
-            ("Geometry", cloud.method),
+            ("Geometry", geometry_name(folder, cloud)),
             ("Steps", str(state["config"]["steps"])),
             ("Seed", str(state["seed"])),
             *((name, number) for name, number in state["versions"].items()),

@@ -255,6 +255,7 @@ def identify(part: FeaturePart, own: Mapping[str, Backbone]) -> str:
     digest = hashlib.sha256()
     # A fused backbone has a file for each of its parts, and none where it is empty.
     for given in part.checkpoint.split(",") if "fused:" in part.backbone else [part.checkpoint]:
+        digest.update(b"part")
         if not given or "://" in given:
             digest.update(given.encode())
             continue
