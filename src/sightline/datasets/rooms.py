@@ -56,13 +56,25 @@ class Rooms:
     """Any paint anywhere, or a house style: each wall, floor and ceiling keeps its hue from room to
     room, so that a picture alone tells much of where one looks. The latter is learned far sooner.
     """
+    views: Literal["walk", "orbit"] = "walk"
+    """How cameras stand: near the first one, which is anywhere; or each by itself on an arc before
+    one corner of the room, which keeps its place from room to room (``eye``, ``aim`` and
+    ``baseline`` do not count then).
+    """
+    arc: float = 40.0
+    """Of ``orbit``: largest angle to either side."""
+    height: Range = (0.9, 2.0)
+    """Of ``orbit``: of the cameras."""
+    distance: Range = (1.8, 3.0)
+    """Of ``orbit``: from the place before the corner, along the floor."""
     num_context: int = 0
     """See `MultiView`."""
 
     def draw(self, rng: np.random.Generator, num_views: int, height: int, width: int) -> MultiView:
         """Make a room and look at it."""
         scene, half = _furnish(self, rng)
-        c2w = _cameras(self, rng, scene, half, num_views)
+        stand = _orbit if self.views == "orbit" else _walk
+        c2w = stand(self, rng, scene, half, num_views)
         angle = math.radians(rng.uniform(*self.field_of_view))
         focal = max(width, height) / (2 * math.tan(angle / 2))
         K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
@@ -167,7 +179,7 @@ def _furnish(family: Rooms, rng: np.random.Generator) -> tuple[Set, Float64[ndar
     return assemble(solids, lamp, ambient=float(rng.uniform(0.3, 0.6))), half
 
 
-def _cameras(
+def _walk(
     family: Rooms,
     rng: np.random.Generator,
     scene: Set,
@@ -175,11 +187,6 @@ def _cameras(
     num_views: int,
 ) -> Float64[ndarray, "S 4 4"]:
     """Return poses, camera to world, that look at one place from free places."""
-
-    def free(eye: ndarray) -> bool:
-        inside = (np.abs(eye[:2]) < half[:2] - 0.3).all() and 0.3 < eye[2] < 2 * half[2] - 0.3
-        return bool(inside) and free_sphere(scene, eye, 0.2)
-
     # Where no free place turns up, the last one stands: things are not seen from inside them.
     first, heading = np.zeros(3), 0.0
     for _ in range(_TRIES):
@@ -187,7 +194,7 @@ def _cameras(
         first = np.array([x, y, rng.uniform(*family.eye)])
         # Looks across the middle of the room, not into the nearest wall.
         heading = math.atan2(-y, -x) + rng.uniform(-0.6, 0.6)
-        if free(first):
+        if _is_free(scene, half, first):
             break
     reach = rng.uniform(*family.aim)
     drop = rng.uniform(0.3, 1.0)
@@ -198,11 +205,49 @@ def _cameras(
         for _ in range(_TRIES):
             step = rng.normal(size=3) * [1, 1, 0.4]
             eye = first + step / np.linalg.norm(step) * rng.uniform(*family.baseline)
-            if free(eye):
+            if _is_free(scene, half, eye):
                 break
-        off = math.tan(math.radians(family.jitter)) * np.linalg.norm(target - eye)
-        poses.append(_look_at(eye, target + rng.uniform(-1, 1, 3) * off))
+        poses.append(_look_at(eye, _off(family, rng, eye, target)))
     return np.stack(poses)
+
+
+def _orbit(
+    family: Rooms,
+    rng: np.random.Generator,
+    scene: Set,
+    half: Float64[ndarray, "3"],
+    num_views: int,
+) -> Float64[ndarray, "S 4 4"]:
+    """Return poses, camera to world, that look at a place before the corner +x, +y."""
+    target = np.array([half[0] - 0.8, half[1] - 0.8, 0.5])
+    poses = []
+    for _ in range(num_views):
+        eye = target
+        for _ in range(_TRIES):
+            turn = math.radians(225 + rng.uniform(-family.arc, family.arc))
+            reach = rng.uniform(*family.distance)
+            eye = target + [reach * math.cos(turn), reach * math.sin(turn), 0.0]
+            eye[2] = rng.uniform(*family.height)
+            if _is_free(scene, half, eye):
+                break
+        poses.append(_look_at(eye, _off(family, rng, eye, target)))
+    return np.stack(poses)
+
+
+def _is_free(scene: Set, half: Float64[ndarray, "3"], eye: Float64[ndarray, "3"]) -> bool:
+    inside = (np.abs(eye[:2]) < half[:2] - 0.3).all() and 0.3 < eye[2] < 2 * half[2] - 0.3
+    return bool(inside) and free_sphere(scene, eye, 0.2)
+
+
+def _off(
+    family: Rooms,
+    rng: np.random.Generator,
+    eye: Float64[ndarray, "3"],
+    target: Float64[ndarray, "3"],
+) -> Float64[ndarray, "3"]:
+    """Return a place near the target, as far off as the family's jitter allows."""
+    reach = math.tan(math.radians(family.jitter)) * np.linalg.norm(target - eye)
+    return target + rng.uniform(-1, 1, 3) * reach
 
 
 def _look_at(eye: Float64[ndarray, "3"], target: Float64[ndarray, "3"]) -> Float64[ndarray, "4 4"]:

@@ -24,7 +24,7 @@ def _count(shapes: Shapes, before: str, after: str = ".") -> int:
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def _heads(width: int) -> int:
+def heads_of(width: int) -> int:
     """Return heads of 64 channels, or the widest below that divide the width into fours."""
     for size in (64, 32, 16, 12, 8, 4):
         if width % size == 0:
@@ -57,7 +57,7 @@ def _dinov2(shapes: Shapes) -> tuple[Options, tuple[str, ...]]:
         "in_chans": shapes["patch_embed.proj.weight"][1],
         "embed_dim": width,
         "depth": _count(shapes, "blocks"),
-        "num_heads": _heads(width),
+        "num_heads": heads_of(width),
         "mlp_ratio": ratio,
         "ffn_layer": "swiglufused" if fused else "mlp",
         "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
@@ -130,10 +130,10 @@ def _croco_sizes(shapes: Shapes) -> Options:
         "patch_size": patch,
         "enc_embed_dim": enc,
         "enc_depth": _count(shapes, "enc_blocks"),
-        "enc_num_heads": _heads(enc),
+        "enc_num_heads": heads_of(enc),
         "dec_embed_dim": dec,
         "dec_depth": _count(shapes, "dec_blocks"),
-        "dec_num_heads": _heads(dec),
+        "dec_num_heads": heads_of(dec),
         "mlp_ratio": shapes["enc_blocks.0.mlp.fc1.weight"][0] / enc,
         "norm_im2_in_dec": "dec_blocks.0.norm_y.weight" in shapes,
         "pos_embed": "RoPE100",
@@ -225,7 +225,7 @@ def _splatt3r_fused(shapes: Shapes) -> tuple[Options, tuple[str, ...]]:
         "width": None if own else width,
     }
     if mode == "cross_attention":
-        fusion["num_heads"] = 8 if width % 8 == 0 else _heads(width)
+        fusion["num_heads"] = 8 if width % 8 == 0 else heads_of(width)
     backbone = _inside(shapes, "fusion.backbone.")
     if backbone:
         family = _family_of_backbone(backbone)
@@ -252,10 +252,20 @@ def _family_of_backbone(shapes: Shapes) -> str:
     return "dinov3" if "rope_embed.periods" in shapes else "dinov2"
 
 
+def read_layers(depth: int) -> tuple[int, ...]:
+    """Return which layers dense heads read: the published ones, or four spread evenly."""
+    if depth == 24:
+        return (4, 11, 17, 23)
+    return tuple(max(round((k + 1) * depth / 4) - 1, 0) for k in range(4))
+
+
+def camera_heads(width: int, multiple: int) -> int:
+    """Return the attention heads of a camera head: 16 where they divide its width."""
+    return 16 if width % multiple == 0 else heads_of(width)
+
+
 def _dense(shapes: Shapes, home: str, depth: int) -> Options:
-    layers = (4, 11, 17, 23)
-    if depth != 24:  # the last, and three spread evenly before it
-        layers = tuple(max(round((k + 1) * depth / 4) - 1, 0) for k in range(4))
+    layers = read_layers(depth)
     return {
         "features": shapes[f"{home}.scratch.layer1_rn.weight"][0],
         "out_channels": tuple(shapes[f"{home}.projects.{k}.weight"][0] for k in range(4)),
@@ -286,7 +296,7 @@ def _vggt(shapes: Shapes) -> tuple[Options, tuple[str, ...]]:
     if trunk:
         options["camera"] = {
             "trunk_depth": trunk,
-            "num_heads": 16 if 2 * width % 16 == 0 else _heads(2 * width),
+            "num_heads": camera_heads(2 * width, 16),
             "mlp_ratio": shapes["camera_head.trunk.0.mlp.fc1.weight"][0] / (2 * width),
         }
     for part in ("point", "depth"):
@@ -304,6 +314,12 @@ _VGGT_PARTS = ("camera", "point", "depth", "track")
 def _encoder(shapes: Shapes, width: int) -> tuple[Options, Options]:
     """Return options of an aggregator's encoder, and the picture's."""
     inner = _inside(shapes, "aggregator.patch_embed.")
+    if "downsample_layers.0.0.weight" in inner:
+        sizes, _ = _convnext(inner)
+        return {"patch_embed": "dinov3_convnext_tiny", "encoder": sizes}, {
+            "img_size": 512,
+            "patch_size": 32,
+        }
     if "cls_token" not in inner:
         patch = inner["proj.weight"][2]
         return {"patch_embed": "conv"}, {"img_size": 37 * patch, "patch_size": patch}
@@ -313,7 +329,7 @@ def _encoder(shapes: Shapes, width: int) -> tuple[Options, Options]:
     side = sizes.pop("img_size", 32 * patch)
     name = "dinov3_vitl16" if third else "dinov2_vitl14_reg"
     if third and patch != 16:
-        raise ValueError
+        sizes["patch_size"] = patch
     if not third:
         sizes |= {"interpolate_antialias": True, "interpolate_offset": 0.0, "patch_size": patch}
     encoder = {"patch_embed": name, "encoder": sizes}
@@ -334,7 +350,7 @@ def _track(shapes: Shapes, depth: int) -> Options:
         "corr_radius": radius,
         "hidden_size": hidden,
         "depth": _count(shapes, f"{former}.time_blocks"),
-        "num_heads": 8 if hidden % 8 == 0 else _heads(hidden),
+        "num_heads": 8 if hidden % 8 == 0 else heads_of(hidden),
         "mlp_ratio": shapes[f"{former}.time_blocks.0.mlp.fc1.weight"][0] / hidden,
         "num_virtual_tracks": shapes[f"{former}.virual_tracks"][1],
     }
@@ -350,8 +366,7 @@ def _vggt_omega(shapes: Shapes) -> tuple[Options, tuple[str, ...]]:
     for name in ("in_chans", "embed_dim"):
         encoder.pop(name)
     encoder["pos_embed_rope_normalize_coords"] = "max"
-    blocks = {4: (4, 11, 17, 23)}.get(depth // 6)
-    cached = blocks or tuple(max(round((k + 1) * depth / 4) - 1, 0) for k in range(4))
+    cached = read_layers(depth)
     registers = (2, 6, 9, 14, 20) if depth == 24 else ()
     options: Options = {
         "patch_size": patch,
@@ -374,7 +389,7 @@ def _vggt_omega(shapes: Shapes) -> tuple[Options, tuple[str, ...]]:
         if f"{home}.0.norm1.weight" in shapes:
             options[part] = {
                 "depth": _count(shapes, home),
-                "num_heads": 16 if 2 * width % 64 == 0 else _heads(2 * width),
+                "num_heads": camera_heads(2 * width, 64),
                 "mlp_ratio": shapes[f"{home}.0.mlp.fc1.weight"][0] / (2 * width),
                 "mask_k_bias": f"{home}.0.attn.qkv.bias_mask" in shapes,
             }

@@ -302,8 +302,8 @@ class VGGT(nn.Module):
         Returns:
             ``pose_enc [B, S, 9]`` and ``pose_enc_list``, ``depth [B, S, H, W, 1]`` and
             ``depth_conf [B, S, H, W]``, ``world_points [B, S, H, W, 3]`` and ``world_points_conf``;
-            with query points ``track [B, S, N, 2]``, ``vis`` and ``conf`` ``[B, S, N]``; outside
-            training ``images``.
+            with query points ``track [B, S, N, 2]``, ``vis`` and ``conf`` ``[B, S, N]``; in
+            training ``track_list``, the tracks after every refinement, and outside it ``images``.
         """
         frames = images if images.ndim == 5 else images.unsqueeze(0)
         layers, start = self.aggregator(frames, keep=self.layers_read() | frozenset(keep or ()))
@@ -328,6 +328,8 @@ class VGGT(nn.Module):
                     layers, frames, start, query_points=points, frames_chunk_size=step
                 )
                 predictions |= {"track": tracks[-1], "vis": visible, "conf": confidence}
+                if self.training:
+                    predictions["track_list"] = tracks
         if not self.training:
             predictions["images"] = frames
         return predictions

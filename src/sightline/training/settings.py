@@ -25,6 +25,12 @@ TRAINERS: dict[str, Trainer] = {
         "Splatt3rTask",
         "Splatt3R with any backbone fused in, on pairs of views",
     ),
+    "vggt": Trainer(
+        "sightline.training.vggt",
+        "VggtSettings",
+        "VggtTask",
+        "VGGT or VGGT-Omega on views with cameras and depth",
+    ),
 }
 """Name -> trainer, for ``sightline train NAME``."""
 

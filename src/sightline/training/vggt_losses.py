@@ -144,6 +144,40 @@ def dense_loss(
     }
 
 
+def track_loss(
+    tracks: Sequence[Float[Tensor, "b s n 2"]],
+    visible: Float[Tensor, "b s n"],
+    truth: Float[Tensor, "b s n 2"],
+    seen: Bool[Tensor, "b s n"],
+    decay: float = 0.8,
+) -> Losses:
+    """Return ``loss_track`` and its parts ``loss_places`` and ``loss_seen``.
+
+    The published training code leaves this loss out; it is the paper's (as in CoTracker, Karaev et
+    al. 2024): the absolute error in pixels of what is seen, later refinements counting more, and
+    the cross entropy of the visibility.
+
+    Args:
+        tracks: After each refinement, in pixels.
+        visible: Predicted probability of being seen.
+        truth: True places.
+        seen: Where a point is seen; others have no place that a picture could tell.
+        decay: Factor from each refinement to the one before it.
+    """
+    weights = seen[..., None] / (2 * seen.sum().clamp(min=1))
+    places = truth.new_zeros(())
+    for index, places_now in enumerate(tracks):
+        error = (places_now - truth).abs().clamp(max=_MAX_ERROR)
+        factor = decay ** (len(tracks) - 1 - index) / len(tracks)
+        # Where a point is behind a camera its true place may be infinite: leave it out first.
+        error = torch.where(seen[..., None], error, 0.0)
+        places = places + factor * (error * weights).sum()
+    known = torch.nn.functional.binary_cross_entropy(
+        visible.float().clamp(1e-6, 1 - 1e-6), seen.float()
+    )
+    return {"loss_track": places + known, "loss_places": places, "loss_seen": known}
+
+
 def vggt_loss(
     predictions: Mapping[str, Tensor | Sequence[Tensor]],
     truth: Truth,
