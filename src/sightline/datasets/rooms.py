@@ -67,6 +67,8 @@ class Rooms:
     """Of ``orbit``: of the cameras."""
     distance: Range = (1.8, 3.0)
     """Of ``orbit``: from the place before the corner, along the floor."""
+    rays: int = 2
+    """Through a pixel, along each side; with 1 edges are stairs and a view costs a third."""
     num_context: int = 0
     """See `MultiView`."""
 
@@ -78,7 +80,7 @@ class Rooms:
         angle = math.radians(rng.uniform(*self.field_of_view))
         focal = max(width, height) / (2 * math.tan(angle / 2))
         K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-        looks = [look(scene, pose, K, height, width) for pose in c2w]
+        looks = [look(scene, pose, K, height, width, self.rays) for pose in c2w]
         images, depth = (np.stack(part) for part in list(zip(*looks, strict=True))[:2])
         w2c = torch.linalg.inv(torch.from_numpy(c2w)).float()
         known = torch.from_numpy(depth)

@@ -147,22 +147,26 @@ def dense_loss(
 def track_loss(
     tracks: Sequence[Float[Tensor, "b s n 2"]],
     visible: Float[Tensor, "b s n"],
+    confidence: Float[Tensor, "b s n"],
     truth: Float[Tensor, "b s n 2"],
     seen: Bool[Tensor, "b s n"],
     decay: float = 0.8,
+    near: float = 12.0,
 ) -> Losses:
-    """Return ``loss_track`` and its parts ``loss_places`` and ``loss_seen``.
+    """Return ``loss_track`` and its parts ``loss_places``, ``loss_seen`` and ``loss_sure``.
 
-    The published training code leaves this loss out; it is the paper's (as in CoTracker, Karaev et
-    al. 2024): the absolute error in pixels of what is seen, later refinements counting more, and
-    the cross entropy of the visibility.
+    The published training code leaves this loss out; it is the paper's, as CoTracker has it (Karaev
+    et al. 2024): the absolute error in pixels of what is seen, later refinements counting more, and
+    the cross entropies of visibility and of confidence, which is whether the last place is near.
 
     Args:
         tracks: After each refinement, in pixels.
         visible: Predicted probability of being seen.
+        confidence: Predicted probability of being near the true place.
         truth: True places.
         seen: Where a point is seen; others have no place that a picture could tell.
         decay: Factor from each refinement to the one before it.
+        near: Pixels that count as near.
     """
     weights = seen[..., None] / (2 * seen.sum().clamp(min=1))
     places = truth.new_zeros(())
@@ -172,10 +176,17 @@ def track_loss(
         # Where a point is behind a camera its true place may be infinite: leave it out first.
         error = torch.where(seen[..., None], error, 0.0)
         places = places + factor * (error * weights).sum()
-    known = torch.nn.functional.binary_cross_entropy(
-        visible.float().clamp(1e-6, 1 - 1e-6), seen.float()
+    close = ((tracks[-1].detach() - truth).norm(dim=-1) < near) & seen
+    known, sure = (
+        torch.nn.functional.binary_cross_entropy(p.float().clamp(1e-6, 1 - 1e-6), q.float())
+        for p, q in ((visible, seen), (confidence, close))
     )
-    return {"loss_track": places + known, "loss_places": places, "loss_seen": known}
+    return {
+        "loss_track": places + known + sure,
+        "loss_places": places,
+        "loss_seen": known,
+        "loss_sure": sure,
+    }
 
 
 def vggt_loss(

@@ -1,6 +1,5 @@
 """What VGGT is trained on: sources of views by what lies in a folder, and batches of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn import functional
 from sightline.datasets.augment import BatchShapes, ColorJitter
 from sightline.datasets.co3d import Co3d, open_co3d
 from sightline.datasets.multiview import MultiViewSource, camera_points, collate, world_points
-from sightline.datasets.posed import PosedScene, PosedScenes, is_pseudo, open_posed
+from sightline.datasets.posed import PosedScenes, is_pseudo, open_posed
 from sightline.datasets.rooms import Rooms
 from sightline.datasets.scannetpp import ScanNetPP, open_scannetpp
 from sightline.errors import InputError
@@ -62,11 +61,11 @@ def open_sources(settings: VggtSettings) -> Sources:
     """
     scale = (settings.min_scale, settings.max_scale)
     if settings.data is None:
-        rooms = Rooms(paints=settings.paints)
+        rooms = Rooms(paints=settings.paints, views=settings.stand, rays=settings.rays)
         return Sources(
             train=rooms,
             val=rooms,
-            kind=f"generated rooms, {settings.paints} paints",
+            kind=f"generated rooms: {settings.paints} paints, cameras {settings.stand}",
             pictures=0,
             scenes=0,
             pseudo=False,
@@ -98,7 +97,9 @@ def open_sources(settings: VggtSettings) -> Sources:
             apart=bool(held),
         )
     scenes = open_posed(root)
-    train, held = split_scenes(scenes)
+    apart = held_out(len(scenes))
+    train = tuple(scene for i, scene in enumerate(scenes) if i not in apart)
+    held = tuple(scenes[i] for i in sorted(apart))
     return Sources(
         train=PosedScenes(scenes=train, scale=scale),
         val=PosedScenes(scenes=held or train),
@@ -117,20 +118,14 @@ def _co3d_validation(root: Path) -> tuple[Any, ...]:
         return ()
 
 
-def split_scenes(
-    scenes: Sequence[PosedScene],
-) -> tuple[tuple[PosedScene, ...], tuple[PosedScene, ...]]:
-    """Return scenes for training and for validation: every tenth and the last are held out.
+def held_out(count: int) -> frozenset[int]:
+    """Return which of some scenes are for validation: every tenth, or the last of fewer.
 
     A single scene is for training; validation then takes other views of it.
     """
-    if len(scenes) < 2:
-        return tuple(scenes), ()
-    held = {i for i in range(len(scenes)) if i % _HELD_OUT == _HELD_OUT - 1} or {len(scenes) - 1}
-    return (
-        tuple(s for i, s in enumerate(scenes) if i not in held),
-        tuple(scenes[i] for i in sorted(held)),
-    )
+    if count < 2:
+        return frozenset()
+    return frozenset(range(_HELD_OUT - 1, count, _HELD_OUT)) or frozenset((count - 1,))
 
 
 def shapes_of(settings: VggtSettings, patch: int) -> BatchShapes:

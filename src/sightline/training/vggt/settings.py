@@ -24,6 +24,10 @@ class VggtSettings(TrainSettings):
     paints: Literal["free", "house"] = option(
         "free", "generated rooms: any paint, or walls that keep their hue (learned far sooner)"
     )
+    stand: Literal["walk", "orbit"] = option(
+        "walk", "generated rooms: cameras anywhere, or on an arc before one corner"
+    )
+    rays: int = option(2, "generated rooms: rays through a pixel, along each side")
     batch_size: int = option(48, "pictures a process works on at once; scenes are as many as fit")
     lr: float = option(5e-5, "peak learning rate")
     min_lr: float = option(1e-8, "learning rate at the end of the cosine")
@@ -111,7 +115,15 @@ class VggtSettings(TrainSettings):
                 f"VGGT-Omega stands on a DINOv3 ViT, got --encoder {self.encoder}; take "
                 "dinov3_vitl16 or --model vggt"
             )
-        for name in ("val_scenes", "val_frames", "track_points", "embed_dim", "depth", "heads"):
+        for name in (
+            "val_scenes",
+            "val_frames",
+            "track_points",
+            "rays",
+            "embed_dim",
+            "depth",
+            "heads",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be 1 or more; raise it")
 

@@ -105,7 +105,9 @@ class VggtTask(TrainTask):
         )
         total = losses.pop("objective")
         if tracks is not None:
-            parts = track_loss(predictions["track_list"], predictions["vis"], *tracks[1:])
+            parts = track_loss(
+                predictions["track_list"], predictions["vis"], predictions["conf"], *tracks[1:]
+            )
             total = total + chosen.track_weight * parts["loss_track"]
             losses |= parts
         return {"loss": total, **{k.removeprefix("loss_"): v for k, v in losses.items()}}
