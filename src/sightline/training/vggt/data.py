@@ -61,7 +61,12 @@ def open_sources(settings: VggtSettings) -> Sources:
     """
     scale = (settings.min_scale, settings.max_scale)
     if settings.data is None:
-        rooms = Rooms(paints=settings.paints, views=settings.stand, rays=settings.rays)
+        rooms = Rooms(
+            paints=settings.paints,
+            views=settings.stand,
+            objects=((settings.objects + 1) // 2, settings.objects),
+            rays=settings.rays,
+        )
         return Sources(
             train=rooms,
             val=rooms,

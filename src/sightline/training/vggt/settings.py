@@ -27,6 +27,7 @@ class VggtSettings(TrainSettings):
     stand: Literal["walk", "orbit"] = option(
         "walk", "generated rooms: cameras anywhere, or on an arc before one corner"
     )
+    objects: int = option(8, "generated rooms: most things in a room; half as many at least")
     rays: int = option(2, "generated rooms: rays through a pixel, along each side")
     batch_size: int = option(48, "pictures a process works on at once; scenes are as many as fit")
     lr: float = option(5e-5, "peak learning rate")
