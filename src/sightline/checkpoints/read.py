@@ -118,6 +118,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if isinstance(file.content, dict) and any(key in file.content for key in TRAINING):
         used = f": {inside} inside, which was taken" if inside else ""
         notes.append(f"training checkpoint{used}")
+    story = file.content.get("training") if isinstance(file.content, dict) else None
+    if isinstance(story, dict) and story.get("pseudo ground truth") is True:
+        notes.append("trained on pseudo ground truth: estimated cameras and depth")
     if file.quantised:
         notes.append("quantised tensors, which were left out")
     return Checkpoint(

@@ -244,9 +244,7 @@ def nearest_resize(
 
 def _open_run(path: Path) -> PosedScene:
     cameras = CameraFile(path / "cameras.npz")
-    images, depth = _run_arrays(path)
-    del images
-    if depth is None:
+    if _run_arrays(path)[1] is None:
         raise InputError(
             f"{path}: expected a run with dense depth, got one without; run sightline reconstruct "
             "with --geometry vggt or another learned one"

@@ -39,6 +39,22 @@ def test_any_network_is_found_to_be_what_it_is(kind, tmp_path):
         assert torch.equal(ours[key], theirs[key]), key
 
 
+def test_a_convnext_is_an_encoder_too():
+    network = build_network(
+        settings(
+            encoder="dinov3_convnext_tiny",
+            encoder_dim=0,
+            encoder_depth=0,
+            encoder_heads=0,
+            width=64,
+        )
+    )
+    check_recognized(network)
+    assert network(torch.rand(1, 2, 3, 64, 64))["depth"].shape == (1, 2, 64, 64, 1)
+    with pytest.raises(InputError, match="published size only"):
+        build_network(settings(encoder="dinov3_convnext_tiny"))
+
+
 def test_heads_that_weights_cannot_tell_are_refused():
     network = build_network(
         settings(encoder="dinov2_vits14", encoder_dim=64, encoder_heads=2, width=28)

@@ -8,6 +8,7 @@ from sightline.datasets.multiview import collate, sample_rng
 from sightline.datasets.rooms import Rooms
 from sightline.errors import Cancelled, InputError
 from sightline.models import load
+from sightline.models.check import check_file
 from sightline.models.pose_encoding import encode_cameras
 from sightline.training.draws import Draw
 from sightline.training.engine import train
@@ -205,6 +206,7 @@ def test_training_leaves_a_checkpoint_that_tells_its_story(tmp_path):
     file = run / "checkpoints" / "vggt_custom.pt"
     story = torch.load(file, weights_only=True)["training"]
     assert story["pseudo ground truth"] is True
+    assert "trained on pseudo ground truth" in check_file(file).checkpoint.notes[0]
     state = json.loads((run / "run.json").read_text())
     assert state["facts"]["pseudo ground truth"] is True
     assert state["status"] == "done"

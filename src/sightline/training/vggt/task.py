@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.datasets.augment import ColorJitter
 from sightline.io.atomic import atomic_path
@@ -53,7 +53,6 @@ class VggtTask(TrainTask):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = build_network(settings)
-        self.unused = settings.model == "vggt" and settings.track_weight > 0
         self.patch = patch_of(self.network)
         self.shapes = shapes_of(settings, self.patch)
         self.jitter = ColorJitter() if settings.jitter else None
@@ -231,10 +230,6 @@ class VggtTask(TrainTask):
             "trained parameters": trained,
             "patch size": self.patch,
         }
-
-    def shards(self) -> list[nn.Module]:
-        """Return the blocks."""
-        return [m for m in self.network.modules() if type(m).__name__ == "Block"]
 
 
 def _batched(sample: MultiView) -> MultiView:
