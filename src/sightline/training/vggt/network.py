@@ -112,8 +112,9 @@ def _encoder_options(settings: VggtSettings, published: dict[str, Any]) -> dict[
 
 def _vggt(settings: VggtSettings) -> VGGT:
     encoder = _make_encoder(settings)
-    patch = settings.patch_size or getattr(encoder, "patch_size", 14)
-    patch = patch[0] if isinstance(patch, tuple) else patch
+    # A ConvNeXt has no patches; its last stage has a token for 32 x 32 pixels.
+    own = getattr(encoder, "patch_size", None) or 32
+    patch = settings.patch_size or (own[0] if isinstance(own, tuple) else own)
     common = _dense(settings)
     return VGGT(
         side_for(settings.width, patch),
