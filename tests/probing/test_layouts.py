@@ -388,3 +388,28 @@ def test_names_with_points_and_scenes_without_a_split(scene: Scene, tmp_path: Pa
     (planned,) = plan_grid(config_from(config)).sources
     assert (planned.train, planned.test) == (("IMG.2024.0", "IMG.2024.2"), ("IMG.2024.1",))
     assert load_scene(planned, protocol).num_test == 1
+
+
+def test_dtu_under_the_published_protocol(scene: Scene, tmp_path: Path) -> None:
+    """All quirks on, from files to scores, shape, a published path and error maps."""
+    write_dtu(scene, tmp_path / "DTU" / "scan1")
+    changes = {**tiny.CHANGES, "long_side": 64}
+    config = config_from(
+        tiny.grid(
+            protocol="feat2gs-v1",
+            changes=changes,
+            scenes=[],
+            datasets=[{"name": "DTU", "root": str(tmp_path), "scenes": ["scan1"]}],
+            features=["iuvrgb"],
+            maps=True,
+        )
+    )
+    outcome = run_grid(config, tmp_path / "out")
+    assert not outcome.failed, outcome.failed
+    results = collect(tmp_path / "out")
+    (row,) = results.rows
+    assert row.mean("distance") > 0
+    assert row.mean("psnr") > 3
+    (maps,) = (c for c in results.companions if c["kind"] == "maps")
+    assert "psnr_map_00000.png" in maps["summary"]["files"]
+    assert results.protocol == "feat2gs-v1+changes"
