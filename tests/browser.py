@@ -152,7 +152,9 @@ class Page:
 
         from PIL import Image
 
-        reply = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)
+        reply = self.call(
+            "Page.captureScreenshot", timeout=240, format="png", captureBeyondViewport=full
+        )
         data = base64.b64decode(reply["data"])
         if path is not None:
             path.write_bytes(data)

@@ -85,7 +85,7 @@ def page(browser: Browser, app: App) -> Iterator[Page]:
 def wait_ready(page: Page) -> None:
     """Wait until the tabs and the page's own parts are there."""
     page.wait_for(
-        "!!window.sightlinePage && document.querySelectorAll('[role=tab]').length >= 7 "
+        "!!window.sightlinePage && document.querySelectorAll('[role=tab]').length >= 6 "
         "&& document.querySelectorAll('.sl-drop').length > 0",
         JOB,
     )
@@ -112,9 +112,22 @@ def send(page: Page, box: str, files: list[Path]) -> None:
     page.wait_for("true")
 
 
+def choose(page: Page, kind: str, option: str, value: str) -> None:
+    """Type an option's value, and wait until the command to copy has it."""
+    control = f"{kind}-{option}"
+    page.wait_for(f"!!document.querySelector('#{control} input, #{control} textarea')", JOB)
+    deadline = time.monotonic() + JOB
+    while f"--{option}={value}" not in command_of(page, kind):
+        assert time.monotonic() < deadline, (option, command_of(page, kind))
+        fill(page, control, value)  # again, where the page was not awake yet
+        for _ in range(40):
+            time.sleep(0.1)
+            if f"--{option}={value}" in command_of(page, kind):
+                break
+
+
 def fill(page: Page, control: str, value: str) -> None:
     """Type into a text or number field."""
-    page.wait_for(f"!!document.querySelector('#{control} input, #{control} textarea')", JOB)
     page.evaluate(
         f"""(() => {{
           const field = document.querySelector('#{control} input, #{control} textarea');
@@ -130,11 +143,20 @@ def command_of(page: Page, kind: str) -> str:
     return page.evaluate(f"document.querySelector('#{kind}-command')?.textContent.trim() ?? ''")
 
 
-def wait_command(page: Page, kind: str, part: str) -> None:
-    """Wait until the command to copy says what the controls do."""
-    page.wait_for(
-        f"(document.querySelector('#{kind}-command')?.textContent ?? '').includes({part!r})", JOB
-    )
+def pick(page: Page, control: str, value: str) -> None:
+    """Choose from a list by typing, as a hand would."""
+    page.wait_for(f"!!document.querySelector('#{control} input')", JOB)
+    kind, _, option = control.rpartition("-")
+    deadline = time.monotonic() + JOB
+    while f"--{option}={value}" not in command_of(page, kind):
+        assert time.monotonic() < deadline, (option, command_of(page, kind))
+        page.evaluate(f"document.querySelector('#{control} input').focus()")
+        fill(page, control, value)
+        page.evaluate(
+            f"document.querySelector('#{control} input').dispatchEvent(new KeyboardEvent("
+            "'keydown', {key: 'Enter', bubbles: true}))"
+        )
+        time.sleep(1.0)
 
 
 def press(page: Page, name: str) -> None:

@@ -15,13 +15,14 @@ from tests.app.conftest import (
     JOB,
     App,
     card_state,
+    choose,
     command_of,
     fetch,
     fill,
     open_tab,
+    pick,
     press,
     send,
-    wait_command,
     wait_done,
     wait_ready,
 )
@@ -33,9 +34,15 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Pictures with known cameras."""
-    folder = tmp_path_factory.mktemp("scene")
+    return small_scene(tmp_path_factory.mktemp("scene"))
+
+
+def small_scene(folder: Path) -> list[Path]:
     write_scene(make_scene(6, 48, 64, kind="simple", num_points=300), folder)
-    return [folder / "transforms.json", *sorted((folder / "images").iterdir())]
+    cameras = folder / "transforms.json"
+    # A file dialogue sends files without their folders.
+    cameras.write_text(cameras.read_text().replace('"images/', '"').replace('"./images/', '"'))
+    return [cameras, *sorted((folder / "images").iterdir())]
 
 
 def open_frame(page: Page) -> None:
@@ -49,11 +56,9 @@ def open_frame(page: Page) -> None:
 
 def test_pictures_become_a_scene_that_is_seen_and_downloaded(page: Page, scene: list[Path]) -> None:
     send(page, "reconstruct-files", scene)
-    fill(page, "reconstruct-resolution", "64")
-    wait_command(page, "reconstruct", "--resolution=64")
+    choose(page, "reconstruct", "resolution", "64")
     page.evaluate("document.querySelector('#reconstruct-more button').click()")
-    fill(page, "reconstruct-steps", "30")
-    wait_command(page, "reconstruct", "--steps=30")
+    choose(page, "reconstruct", "steps", "30")
     assert command_of(page, "reconstruct").startswith("sightline reconstruct")
     press(page, "reconstruct-start")
     heard = wait_done(page, "reconstruct-card")
@@ -151,8 +156,7 @@ def test_data_is_prepared_and_its_manifest_downloaded(page: Page, tmp_path: Path
         files.append(tmp_path / f"photo_{number}.png")
     open_tab(page, "Data")
     send(page, "prepare-files", files)
-    fill(page, "prepare-size", "32")
-    wait_command(page, "prepare", "--size=32")
+    choose(page, "prepare", "size", "32")
     press(page, "prepare-start")
     wait_done(page, "prepare-card")
     size, start, _ = fetch(page, '#prepare-card a[href$="manifest.json"]')
@@ -164,11 +168,11 @@ def test_data_is_prepared_and_its_manifest_downloaded(page: Page, tmp_path: Path
 def test_probe_goes_on_step_by_step(page: Page, scene: list[Path]) -> None:
     open_tab(page, "Probe")
     send(page, "probe-demo-files", scene)
-    for option, value in (("feature", "iuvrgb"), ("geometry", "auto"), ("steps", "16")):
-        fill(page, f"probe-demo-{option}", value)
+    pick(page, "probe-demo-feature", "iuvrgb")
+    for option, value in (("geometry", "auto"), ("steps", "16")):
+        choose(page, "probe-demo", option, value)
     page.evaluate("document.querySelector('#probe-demo-more button').click()")
-    fill(page, "probe-demo-protocol", "fast")
-    wait_command(page, "probe-demo", "--protocol=fast")
+    choose(page, "probe-demo", "protocol", "fast")
     press(page, "probe-demo-start")
     wait_done(page, "probe-demo-card")
     page.wait_for("!!document.querySelector('#probe-demo-card a[href$=\"points.ply\"]')", JOB)
@@ -209,8 +213,7 @@ def test_marked_objects_are_found_in_other_pictures(page: Page, tmp_path: Path) 
     size, _, _ = fetch(page, '#segment-fit-card a[href$="bank.safetensors"]')
     assert size > 1000
     send(page, "segment-predict-files", pictures[1:2])
-    fill(page, "segment-predict-vis-thr", "0.01")
-    wait_command(page, "segment-predict", "--vis-thr=0.01")
+    choose(page, "segment-predict", "vis-thr", "0.01")
     press(page, "segment-predict-start")
     wait_done(page, "segment-predict-card")
     _, start, _ = fetch(page, '#segment-predict-card a[href$="results.json"]')
@@ -233,7 +236,11 @@ def test_page_fits_a_phone(page: Page, app: App) -> None:
     page.resize(390, 844, scale=1, touch=True)
     page.goto(app.home, JOB)
     wait_ready(page)
-    for title in ("Reconstruct", "Models", "Data", "Train", "Probe", "Segment", "Gallery"):
+    titles = page.evaluate(
+        "[...document.querySelectorAll('#tabs > div [role=tab]')].map((t) => t.textContent.trim())"
+    )
+    assert {"Reconstruct", "Models", "Data", "Probe", "Segment", "Gallery"} <= set(titles)
+    for title in titles:
         open_tab(page, title)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, title
     assert page.evaluate("document.querySelector('footer')?.offsetHeight ?? 0") == 0

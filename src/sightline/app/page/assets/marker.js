@@ -63,6 +63,7 @@ function markerWidget(element, props, trigger, watch) {
     const [w, h] = [Math.round(p.bitmap.width * scale), Math.round(p.bitmap.height * scale)];
     if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
     p.scale = scale;
+    canvas.style.width = `min(100%, ${Math.round((70 * w) / h)}vh)`; // the box is the picture, for clicks
     const c = canvas.getContext("2d");
     c.drawImage(p.bitmap, 0, 0, w, h);
     for (const mark of here()) {
