@@ -19,6 +19,7 @@ VERBS = {
     "segment": "objects marked a few times, found in other pictures",
     "features": "what a vision model sees in photos or a video, as arrays and pictures",
     "models": "weights: what exists, what a file is, downloads",
+    "train": "networks that learn from your own data, resumed after any interruption",
     "probe": "which vision model knows 3D, with error bars: a grid of probes and its report",
     "demo": "a procedural scene from start to end: no input, weights or network needed",
     "doctor": "what this machine and this installation can do",

@@ -6,11 +6,17 @@ import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
 
 from sightline.cli.parser import VerbParser, record_from
 from sightline.errors import InputError, UnknownNameError
 from sightline.options import find_config
 from sightline.training.settings import TRAINERS, path_names
+
+if TYPE_CHECKING:
+    from sightline.training.splatt3r.settings import Splatt3rSettings
 
 OVERVIEW = """\
 usage: sightline train {names} ... (sightline train TRAINER --help tells more)
@@ -69,6 +75,9 @@ def _train(name: str, typed: list[str]) -> None:
     chosen = record_from(record, arguments)
     builder = arguments.output is None and any(w.startswith("--dataset-dir") for w in typed)
     output = Path(arguments.output or f"sightline-train-{name}")
+    if getattr(chosen, "compare", None):
+        _compare(chosen, output, typed, arguments)
+        return
     from sightline.cli.progress import ProgressBars
     from sightline.run import RunFolder
     from sightline.training.engine import train
@@ -96,6 +105,26 @@ def _train(name: str, typed: list[str]) -> None:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         sys.stdout.writelines(f"{path}\n" for path in [*exports, output / "report.html"])
+
+
+def _compare(
+    chosen: "Splatt3rSettings", output: Path, typed: list[str], arguments: Namespace
+) -> None:
+    """Train all that ``compare`` lists and write one report."""
+    from sightline.cli.progress import ProgressBars
+    from sightline.probing.fused import compare
+
+    command = shlex.join(["sightline", "train", "splatt3r", *typed])
+    with ProgressBars() as bars:
+        report = compare(
+            chosen, output, overwrite=arguments.overwrite, progress=bars, command=command
+        )
+    files = [report, report.with_name("summary.csv"), report.with_name("pairs.csv")]
+    if arguments.json:
+        result = {"output": str(output), "files": [str(file) for file in files]}
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        sys.stdout.writelines(f"{file}\n" for file in files)
 
 
 def _record(name: str) -> type:

@@ -42,7 +42,10 @@ def open_source(settings: Splatt3rSettings, split: Split) -> MultiViewSource:
     if kind == "co3d":
         masked = {"yes": True, "no": False}.get(settings.mask_background, "random")
         sequences = open_co3d(
-            root, categories=settings.categories, split=split, set_lists=settings.set_lists
+            root,
+            categories=settings.categories,
+            split=split if split == "train" else settings.held_out,
+            set_lists=settings.set_lists,
         )
         return Co3d(
             root=root,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +20,8 @@ SUBSTITUTE = (
 )
 """What a run without LPIPS's weights says of itself."""
 
+_LARGEST = 0.1
+"""Share of a point's distance that a Gaussian's scale or offset may have for nothing."""
 _WINDOW = 7
 _C1, _C2 = 0.01**2, 0.03**2
 
@@ -33,6 +36,7 @@ class Losses(NamedTuple):
     mse: Tensor
     perceptual: Tensor
     points: Tensor
+    bounds: Tensor
 
 
 def splatt3r_loss(
@@ -74,7 +78,25 @@ def splatt3r_loss(
                 view["corres"], view["valid_corres"] = corres, matches[2]
             points = points + settings.matching * matching_loss(*truth, *results)
     look, points = settings.perceptual * look, settings.points * points
-    return Losses(mse + look + points, mse, look, points)
+    bounds = settings.bounds * bounds_loss(*results) if settings.bounds else zero
+    return Losses(mse + look + points + bounds, mse, look, points, bounds)
+
+
+def bounds_loss(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Return how far Gaussians are larger, or further off their points, than they ever should be.
+
+    Scales and offsets are exponentials without a bound, and a Gaussian that has left all views has
+    no gradient that would bring it back. Nothing is lost up to a tenth of the point's distance;
+    beyond, the squared logarithm of the excess, as a mean over pixels.
+    """
+    total = torch.zeros_like(first["scales"][0, 0, 0, 0])
+    for result, suffix in ((first, ""), (second, "_in_other_view")):
+        points = result[f"pts3d{suffix}"].detach()
+        most = _LARGEST * points.norm(dim=-1, keepdim=True).clamp(min=1e-3)
+        offsets = (result[f"means{suffix}"] - points).abs()
+        for sizes in (result["scales"], offsets):
+            total = total + (sizes / most).clamp(min=1.0).log().square().mean()
+    return total
 
 
 def structure_loss(

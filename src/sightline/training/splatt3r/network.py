@@ -14,6 +14,7 @@ from sightline.backbones.fusion import attach, backbone_of, fuse_splatt3r
 from sightline.backbones.request import drawn_from
 from sightline.checkpoints import read_checkpoint
 from sightline.errors import CheckpointError, InputError
+from sightline.hub import CATALOGUE, cached
 from sightline.models.fusion import FusedSplatt3R
 from sightline.models.recognize import recognize
 from sightline.models.splatt3r import PUBLISHED, Splatt3R
@@ -85,7 +86,7 @@ def _plain(settings: Splatt3rSettings) -> Splatt3R:
         _start_in_front(network)
         _start_fine(network, settings.resolution)
         return network
-    path = Path(settings.checkpoint)
+    path = weights_file(settings.checkpoint)
     found = recognize(read_checkpoint(path).weights)
     family = "" if found is None or not found.report.strict else found.family
     if family == "mast3r":
@@ -99,6 +100,27 @@ def _plain(settings: Splatt3rSettings) -> Splatt3R:
         )
     network: Any = models.load(path)
     return network
+
+
+def weights_file(given: str) -> Path:
+    """Return the file of weights to start from: a path, or the name of published weights.
+
+    Raises:
+        InputError: There is no such file.
+        CheckpointError: The published weights were not downloaded.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    if path.name not in CATALOGUE:
+        raise InputError(f"--checkpoint: there is no file {given}; give one, or leave it out")
+    found = cached(path.name)
+    if found is None:
+        raise CheckpointError(
+            f"--checkpoint {path.name}: these weights are not on this machine; fetch them with: "
+            f"sightline models download {path.name}"
+        )
+    return found
 
 
 def _from_mast3r(path: Path, options: dict[str, Any]) -> Splatt3R:

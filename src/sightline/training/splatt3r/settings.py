@@ -40,6 +40,9 @@ class Splatt3rSettings(TrainSettings):
     set_lists: Literal["fewview_train", "manyview_dev"] = option(
         "fewview_train", "CO3D: manyview_dev is what the single-sequence subset has"
     )
+    held_out: Literal["test", "val"] = option(
+        "test", "CO3D: the part of its set lists that is scored"
+    )
     mask_background: Literal["yes", "no", "random"] = option(
         "random", "CO3D: forget the depth of the background"
     )
@@ -51,7 +54,9 @@ class Splatt3rSettings(TrainSettings):
     val_pairs: int = option(32, "held-out pairs that are scored")
 
     checkpoint: str | None = path_option(
-        None, "weights to start from: Splatt3R, fused or not, or MASt3R; without it, drawn ones"
+        None,
+        "weights to start from, a file or the name of published ones: Splatt3R, fused or not, or "
+        "MASt3R; without it, drawn ones",
     )
     size: Literal["published", "tiny"] = option("published", "of a network without checkpoint")
     network: Mapping[str, Any] | None = option(
@@ -89,6 +94,10 @@ class Splatt3rSettings(TrainSettings):
     )
     points: float = option(0.05, "weight of MASt3R's loss on the points")
     matching: float = option(0.0, "weight of the matching loss inside it; MASt3R has 0.075")
+    bounds: float = option(
+        0.1,
+        "weight of the loss on Gaussians that grow beyond a tenth of their distance; Splatt3R has none",
+    )
     point_gradients: bool = option(
         False, "let the pictures' gradient move the points too; Splatt3R stops it"
     )
@@ -155,7 +164,7 @@ class Splatt3rSettings(TrainSettings):
 
 def _is_fused(checkpoint: str | None) -> bool:
     """Return whether a file might be a fused network; what it is, loading tells."""
-    return checkpoint is not None and Path(checkpoint).suffix == ".safetensors"
+    return checkpoint is not None and Path(checkpoint).is_file()
 
 
 _LEAST: dict[str, float] = {
@@ -169,4 +178,5 @@ _LEAST: dict[str, float] = {
     "perceptual": 0,
     "points": 0,
     "matching": 0,
+    "bounds": 0,
 }

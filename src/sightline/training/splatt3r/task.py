@@ -25,7 +25,7 @@ from sightline.training.splatt3r.batch import (
 from sightline.training.splatt3r.data import held_out, open_source, training_batch
 from sightline.training.splatt3r.evaluate import PairScore, means, score_pairs
 from sightline.training.splatt3r.losses import SUBSTITUTE, splatt3r_loss
-from sightline.training.splatt3r.network import build_network, freeze, frozen_parts
+from sightline.training.splatt3r.network import build_network, freeze, frozen_parts, weights_file
 from sightline.training.splatt3r.render import draw_pair
 from sightline.training.splatt3r.settings import Splatt3rSettings
 from sightline.training.task import ParameterGroup, Plan, TrainTask, part_of
@@ -53,7 +53,7 @@ class Splatt3rTask(TrainTask):
         lpips, self.look = _perceptual(settings)
         # In a list, so that its weights are not part of the state.
         self._lpips: list[Lpips] = [] if lpips is None else [lpips]
-        self.scores: list[PairScore] = []
+        self.scores: dict[int, list[PairScore]] = {}
         self.train()
 
     @property
@@ -133,8 +133,8 @@ class Splatt3rTask(TrainTask):
 
     def validate(self, step: int) -> dict[str, float]:
         """Return PSNR, SSIM, LPIPS where known, and the points' error, on held-out pairs."""
-        self.scores = score_pairs(self.network, self._held_out(), self.lpips)
-        found = means(self.scores)
+        self.scores[step] = score_pairs(self.network, self._held_out(), self.lpips)
+        found = means(self.scores[step])
         found.pop("coverage")
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
@@ -210,7 +210,8 @@ def _perceptual(settings: Splatt3rSettings) -> tuple[Lpips | None, str]:
         return found.model, "LPIPS (AlexNet) of torch's cache"
     if settings.checkpoint is not None:
         try:
-            return load_lpips("alex", [settings.checkpoint]), "LPIPS (AlexNet) of the checkpoint"
+            files = [weights_file(settings.checkpoint)]
+            return load_lpips("alex", files), "LPIPS (AlexNet) of the checkpoint"
         except CheckpointError:
             pass
     return None, f"{SUBSTITUTE} ({why})"
