@@ -215,7 +215,7 @@ class _Training:
             if self._due(self.settings.checkpoint_every):
                 self._save()
             if self.progress is not None and self.first:
-                self.progress("train", self.step, self.plan.steps)
+                self.progress("train", float(self.step), float(self.plan.steps))
             self._stop_if_asked()
         if log is not None:
             log.close()

@@ -12,6 +12,9 @@ from sightline.training.settings import TrainSettings, path_option
 class VggtSettings(TrainSettings):
     """Options of the trainer; rates and weights are those of VGGT's published training code.
 
+    The network is a small one that a single machine trains; ``configs/train/vggt_1b.yaml`` has the
+    published sizes.
+
     Raises:
         InputError: If two options contradict each other or one is out of range.
     """
@@ -29,7 +32,7 @@ class VggtSettings(TrainSettings):
     )
     objects: int = option(8, "generated rooms: most things in a room; half as many at least")
     rays: int = option(2, "generated rooms: rays through a pixel, along each side")
-    batch_size: int = option(48, "pictures a process works on at once; scenes are as many as fit")
+    batch_size: int = option(16, "pictures a process works on at once; scenes are as many as fit")
     lr: float = option(5e-5, "peak learning rate")
     min_lr: float = option(1e-8, "learning rate at the end of the cosine")
     warmup: float = option(0.05, "steps of linear warm-up; below 1: share of all steps")
@@ -40,17 +43,17 @@ class VggtSettings(TrainSettings):
     checkpoint: str | None = path_option(
         None, "weights of the whole network to start from; its sizes then count"
     )
-    encoder: str = option("dinov2_vitl14_reg", "a DINOv2 or DINOv3 network, or conv")
+    encoder: str = option("dinov3_vits16", "a DINOv2 or DINOv3 network, or conv")
     encoder_checkpoint: str | None = path_option(None, "weights of the encoder to start from")
     encoder_dim: int = option(0, "width of the encoder; 0: its published one, as below")
     encoder_depth: int = option(0, "blocks of the encoder")
     encoder_heads: int = option(0, "attention heads of the encoder")
     patch_size: int = option(0, "pixels a patch; only for encoders trained from scratch")
-    embed_dim: int = option(1024, "width of the aggregator")
-    depth: int = option(24, "pairs of blocks of the aggregator")
-    heads: int = option(16, "attention heads of the aggregator")
+    embed_dim: int = option(384, "width of the aggregator")
+    depth: int = option(12, "pairs of blocks of the aggregator")
+    heads: int = option(6, "attention heads of the aggregator")
     registers: int = option(4, "register tokens of a frame")
-    features: int = option(256, "channels of the dense heads")
+    features: int = option(64, "channels of the dense heads")
     camera_depth: int = option(4, "blocks of the camera head")
     layer_scale: float = option(0.01, "start of the layer scales of what is not loaded")
     freeze: str = option("", 'what is not trained: comma-separated patterns such as "*aggregator*"')
@@ -69,8 +72,8 @@ class VggtSettings(TrainSettings):
     track_points: int = option(64, "points tracked in a scene")
 
     min_frames: int = option(2, "fewest views of a scene")
-    max_frames: int = option(24, "most views of a scene; each number is as likely")
-    width: int = option(518, "of the views, a multiple of the patch")
+    max_frames: int = option(8, "most views of a scene; each number is as likely")
+    width: int = option(224, "of the views, a multiple of the patch")
     min_aspect: float = option(0.33, "least height over width")
     max_aspect: float = option(1.0, "most height over width")
     min_scale: float = option(0.8, "least share of a picture that is kept")
