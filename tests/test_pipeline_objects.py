@@ -125,3 +125,34 @@ def test_bad_input_is_explained_and_leaves_nothing(
     lift_run(run.path, output, masks=masks)
     with pytest.raises(InputError, match="exists already"):
         lift_run(run.path, output, masks=masks)
+
+
+def test_an_object_and_the_scene_without_it_are_plain_splat_files(
+    run: sightline.Run, masks: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "lifted"
+    lift_run(run.path, output, masks=masks)
+    rows = json.loads((output / "objects.json").read_text())["objects"]
+    splats = run.splats()
+    assert splats is not None
+    everything = {tuple(row) for row in splats.means.tolist()}
+    for row in rows:
+        parts = [plain_centres(output / row[key]) for key in ("file", "without")]
+        assert len(parts[0]) == row["splats"]
+        assert len(parts[0]) + len(parts[1]) == len(splats)
+        assert {tuple(p) for p in np.concatenate(parts).tolist()} == everything
+        assert set(row["trust"]) == set(row["views"])
+
+
+def plain_centres(path: Path) -> np.ndarray:
+    """Read the centres of a splat file by its header alone, as other programs do."""
+    data = path.read_bytes()
+    head, _, body = data.partition(b"end_header\n")
+    lines = head.decode("ascii").splitlines()
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    (count,) = (int(line.split()[2]) for line in lines if line.startswith("element vertex"))
+    names = [line.split()[2] for line in lines if line.startswith("property float")]
+    assert {"f_dc_0", "opacity", "scale_2", "rot_3"} <= set(names)
+    table = np.frombuffer(body, np.dtype([(name, "<f4") for name in names]), count)
+    assert table.nbytes == len(body)
+    return np.stack([table["x"], table["y"], table["z"]], -1)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _MOST_OBJECTS = 1000
 """In one view: more are noise, or not masks at all."""
 _TINT = 0.55
+_LEAST_SHARE = 0.01
+"""Smaller ones are not written."""
 
 
 def lift_run(
@@ -50,9 +52,11 @@ def lift_run(
 ) -> list[Path]:
     """Make objects of a run's splats from the masks of its views.
 
-    Writes ``objects.json`` (class, splats and views of each object), ``objects.npz`` (``owner [N]``,
-    ``shares [N]``), ``objects/NUMBER_NAME.ply`` (each as splats of its own), ``rest.ply`` (all else),
-    and for every view with a pose ``masks/VIEW.png`` (0 for nothing, else the object's number in
+    Writes ``objects.json`` (class, splats and views of each object, and how far each view's mask was
+    believed), ``objects.npz`` (``owner [N]``; ``splat``, ``object`` and ``share`` of all shares that are
+    not next to nothing), ``objects/NUMBER_NAME.ply`` (each as splats of its own),
+    ``without/NUMBER_NAME.ply`` (the scene from which it was removed), ``rest.ply`` (all that belongs to
+    none), and for every view with a pose ``masks/VIEW.png`` (0 for nothing, else the object's number in
     ``objects.json``) and ``overlays/VIEW.png``.
 
     Args:
@@ -65,7 +69,7 @@ def lift_run(
         numbered: The same value means the same object in all views; else that is found out.
         options: Numbers.
         overwrite: Replace ``output``.
-        progress: Called with the stages ``lift masks`` and ``render objects``.
+        progress: Called with the stages ``lift masks``, ``fit values`` and ``render objects``.
 
     Raises:
         InputError: The run has no splats, masks are missing or do not fit, or ``output`` exists.
@@ -246,16 +250,26 @@ def _write_objects(
         name = names[label] if 0 <= label < len(names) else f"object {number + 1}"
         part = objects.select(gaussians, number)
         safe = "".join(c if c.isalnum() else "_" for c in name)[:60]
-        file = f"objects/{number + 1:03d}_{safe}.ply"
+        file = f"{number + 1:03d}_{safe}.ply"
         if len(part):
-            write_gaussian_ply(folder / file, part)
+            write_gaussian_ply(folder / "objects" / file, part)
+        if len(part) < len(gaussians):
+            others = objects.select(gaussians, number, keep=False)
+            write_gaussian_ply(folder / "without" / file, others)
+        trust = (
+            {}
+            if objects.trust is None
+            else dict(zip(views, objects.trust[number].tolist(), strict=True))
+        )
         rows.append(
             {
                 "number": number + 1,
                 "name": name,
                 "splats": len(part),
-                "file": file if len(part) else None,
+                "file": f"objects/{file}" if len(part) else None,
+                "without": f"without/{file}" if len(part) < len(gaussians) else None,
                 "views": [views[i] for i in objects.views[number].nonzero()[:, 0].tolist()],
+                "trust": {view: round(value, 3) for view, value in trust.items() if value > 0},
             }
         )
     rest = gaussians.map(lambda t: t[(objects.owner < 0).to(t.device)])
@@ -264,7 +278,14 @@ def _write_objects(
     (folder / "objects.json").write_text(
         json.dumps({"objects": rows}, indent=1) + "\n", encoding="utf-8"
     )
-    write_npz(folder / "objects.npz", {"owner": objects.owner.int(), "shares": objects.shares})
+    splat, number = (objects.shares > _LEAST_SHARE).nonzero().unbind(1)
+    arrays = {
+        "owner": objects.owner.int(),
+        "splat": splat.int(),
+        "object": number.int(),
+        "share": objects.shares[splat, number].half(),
+    }
+    write_npz(folder / "objects.npz", arrays)
 
 
 def _write_pictures(

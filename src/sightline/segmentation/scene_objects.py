@@ -1,25 +1,25 @@
 """Masks of single views become objects of the scene, made of splats.
 
-Each mask is carried onto the splats that paint its pixels. Masks of different views that fall on
-the same splats are one object; every splat then belongs to the object that most of what is seen of
-it lies in. A view in which an object has no mask says nothing about it, so missing masks do no
-harm, and masks that no other view confirms are left out.
+`scene_votes` finds out which masks show one object, and which to believe. Then every splat gets a
+share in each object, so that the drawn shares come nearest to the masks (`splatting.lift_fit`): a
+splat on an edge may belong to both sides, which keeps drawn edges as sharp as the masks'. A view in
+which an object has no mask but ought to show says nothing about it, so missing masks do no harm.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
 from sightline.errors import InputError, ShapeError
 from sightline.protocols import Progress
-from sightline.splatting.lift import lift_to_gaussians
-from sightline.splatting.rasterize import rasterization
+from sightline.segmentation.scene_votes import Carried, Votes, count_votes
+from sightline.splatting.channels import draw_values
+from sightline.splatting.lift_fit import FitOptions, ViewMaps, fit_to_gaussians
 from sightline.types import Cameras, Gaussians, InstanceMasks, TensorStruct
 
 _BLENDED = 0.5
@@ -27,6 +27,8 @@ _BLENDED = 0.5
 _SEEN = 0.05
 """Pixels of a splat in one view from which its masks tell something about it."""
 _NEIGHBORS = 9
+_CHANNELS = 64
+"""Drawn at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +37,12 @@ class LiftOptions:
 
     iou: float = 0.25
     """Least overlap, on the splats that both have seen, of masks of one object."""
-    share: float = 0.5
-    """Least part of a splat that lies in an object's masks."""
+    share: float = 0.3
+    """Least share in an object of the splats that belong to it."""
     least_views: int = 2
     """Views that must show an object; 1 where there are fewer than three views."""
+    fit: FitOptions = field(default_factory=FitOptions)
+    """How shares are fitted to the masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,14 +51,17 @@ class SceneObjects(TensorStruct):
 
     owner: Int64[Tensor, " N"]
     """Object of each splat; -1 for none."""
-    shares: Float[Tensor, " N"]
-    """Part of what is seen of the splat that lies in its object's masks."""
+    shares: Float[Tensor, "N O"]
+    """How much of each splat shows each object; drawn, they give the masks. From 0 to 1, but for what
+    edges need beyond."""
     labels: Int64[Tensor, " O"]
     """Class of each object, as the masks say; -1 for unknown."""
     views: Bool[Tensor, "O V"]
     """Which views have a mask of it."""
     of_mask: tuple[Int64[Tensor, " _"], ...] = ()
     """For each view, the object of each of its masks; -1 where the mask was left out."""
+    trust: Float[Tensor, "O V"] | None = None
+    """How far each view's mask of each object was believed; 0 where there is none."""
 
     def __len__(self) -> int:
         """Return the number of objects."""
@@ -93,49 +100,46 @@ def lift_objects(
         known: For each view, the number of the object that each mask shows, from 0 on; None finds
             out which masks are of one object.
         options: Numbers.
-        progress: Called as ``progress("lift masks", done, total)``.
+        progress: Called with the stages ``lift masks`` and ``fit values``.
 
     Raises:
         ShapeError: Counts or sizes do not agree.
     """
     options = options or LiftOptions()
     _check(cameras, instances, known)
-    tell = _Counter(progress, len(instances) * (2 if known is None else 1))
-    device = gaussians.means.device
-
-    seen = gaussians.means.new_zeros(len(gaussians))
-
-    def carried(view: int) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"]]:
+    tell = _Counter(progress, len(instances))
+    views = []
+    for view, found in enumerate(instances):
+        views.append(Carried(gaussians, cameras.select([view]), found))
         tell()
-        masks = instances[view].masks.to(device).float()
-        lifted = lift_to_gaussians(gaussians, cameras.select([view]), [masks])
-        torch.maximum(seen, lifted.weights, out=seen)
-        return lifted.weights, lifted.values
-
-    votes = _Votes(len(gaussians), device)
-    of_mask: list[Tensor] = []
-    least = 1
     if known is None:
         least = options.least_views if len(instances) > 2 else 1
-        first = _Votes(len(gaussians), device)
-        for view, found in enumerate(instances):
-            first.grow(*carried(view), found.labels, options.iou)
-        votes.extend(first.labels)
-        # Once more with what all views have found: the first ones had little to compare with.
-        for view, found in enumerate(instances):
-            weights, parts = carried(view)
-            of_mask.append(first.match(weights, parts, found.labels, options.iou))
-            votes.add(of_mask[view], weights, parts)
+        of_mask, labels = _associate(views, instances, len(gaussians), options.iou)
     else:
+        least = 1
         of_mask = [ids.cpu() for ids in known]
         count = max((int(ids.max()) + 1 for ids in of_mask if len(ids)), default=0)
-        votes.extend([_label_of(number, of_mask, instances) for number in range(count)])
-        for view, ids in enumerate(of_mask):
-            votes.add(ids, *carried(view))
-    objects = _settle(votes, of_mask, least, options.share)
-    unseen = (seen < _SEEN).cpu()
-    owner = _follow_neighbors(gaussians.means.detach().cpu(), objects.owner, unseen)
-    return replace(objects, owner=owner)
+        labels = [_label_of(number, of_mask, instances) for number in range(count)]
+    of_mask, labels, shown = _keep(of_mask, labels, least)
+    votes, trust = count_votes(views, of_mask, labels, len(gaussians))
+    maps = [
+        _maps(ids, found, believed)
+        for ids, found, believed in zip(of_mask, instances, trust.cpu(), strict=True)
+    ]
+    start = _fill_unseen(gaussians, votes.shares().T, views)
+    shares = start.clone()
+    if labels:
+        shares = fit_to_gaussians(
+            gaussians, cameras, maps, start, options=options.fit, progress=progress
+        )
+    return SceneObjects(
+        owner=_owner(shares, options.share).cpu(),
+        shares=shares.cpu(),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        views=shown,
+        of_mask=tuple(of_mask),
+        trust=torch.where(shown.T, trust.cpu(), 0.0).T.contiguous(),
+    )
 
 
 def fit_masks(
@@ -190,24 +194,31 @@ def render_objects(
             f"expected objects of {len(gaussians)} splats, got them of {len(objects.owner)}; "
             "lift the masks onto this scene"
         )
-    device = gaussians.means.device
+    shares = objects.shares.to(gaussians.means.device)
     tell = _Counter(progress, len(cameras), "render objects")
-    shown = functional.one_hot(objects.owner.to(device) + 1, len(objects) + 1).float()
     drawn = []
     for view in range(len(cameras)):
-        camera = cameras.select([view])
-        image, alpha, _ = rasterization(
-            means=gaussians.means, quats=gaussians.quats, scales=gaussians.scales,
-            opacities=gaussians.opacities, colors=shown,
-            viewmats=camera.w2c.to(device, torch.float32), Ks=camera.K.to(device, torch.float32),
-            width=cameras.width, height=cameras.height,
-            rasterize_mode="antialiased" if gaussians.antialiased else "classic",
-        )  # fmt: skip
-        winner = image[0].argmax(-1) - 1
-        drawn.append(torch.where(alpha[0, ..., 0] >= _BLENDED, winner, -1).cpu())
+        drawn.append(_draw_owner(gaussians, cameras.select([view]), shares).cpu())
         tell()
     size = (0, cameras.height, cameras.width)
     return torch.stack(drawn) if drawn else torch.empty(size, dtype=torch.int64)
+
+
+def _draw_owner(gaussians: Gaussians, camera: Cameras, shares: Tensor) -> Int64[Tensor, "H W"]:
+    """Draw the object of the largest share; none where what is left over is larger."""
+    size = (camera.height, camera.width)
+    rest, alpha = shares.new_zeros(size), None
+    most, winner = shares.new_zeros(size), torch.full(size, -1, device=shares.device)
+    for first in range(0, shares.shape[1], _CHANNELS):
+        image, alpha = draw_values(gaussians, camera, shares[:, first : first + _CHANNELS])
+        best, index = image.max(-1)
+        winner = torch.where(best > most, index + first, winner)
+        most = torch.maximum(best, most)
+        rest = rest - image.sum(-1)
+    if alpha is None:
+        return winner
+    shown = (alpha >= _BLENDED) & (most >= alpha + rest)
+    return torch.where(shown, winner, -1)
 
 
 class _Counter:
@@ -222,96 +233,71 @@ class _Counter:
             self.progress(self.stage, float(min(self.done, self.total)), float(self.total))
 
 
-class _Votes:
-    """For each object and splat: how much was seen, and how much of that lay in its masks."""
-
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.labels: list[int] = []
-        self.inside = torch.zeros(0, count, device=device)
-        self.seen = torch.zeros(0, count, device=device)
-
-    def extend(self, labels: Sequence[int]) -> None:
-        more = self.inside.new_zeros(len(labels), self.inside.shape[1])
-        self.labels = [*self.labels, *labels]
-        self.inside, self.seen = torch.cat([self.inside, more]), torch.cat([self.seen, more])
-
-    def add(self, ids: Tensor, weights: Tensor, parts: Tensor) -> None:
-        """Count one view's masks for their objects; -1 for none."""
-        for number in ids.unique().tolist():
-            if number >= 0:
-                part = parts[:, (ids == number).to(parts.device)].sum(1).clamp(max=1)
-                self.inside[number] += weights * part
-                self.seen[number] += weights
-
-    def shares(self) -> Tensor:
-        return self.inside / self.seen.clamp(min=1e-6)
-
-    def match(self, weights: Tensor, parts: Tensor, labels: Tensor, least: float) -> Tensor:
-        """Return the object of each mask of a view; -1 where none fits."""
-        found = torch.full((parts.shape[1],), -1)
-        if not self.labels or not len(found):
-            return found
-        shares = self.shares()
-        # [O N]: a splat counts as much as both have seen of it; at rims that is next to nothing.
-        known = torch.minimum(weights, self.seen)
-        both = (known * shares) @ parts
-        union = (known * shares).sum(1)[:, None] + known @ parts - both
-        iou = both / union.clamp(min=1e-6)
-        # A mask that lies nearly all on splats which the object's views never saw tells nothing.
-        iou *= (known @ parts) > 0.02 * (weights @ parts)
-        own = torch.tensor(self.labels)[:, None]
-        apart = (own != labels.cpu()) & (own >= 0) & (labels.cpu() >= 0)
-        iou = iou.cpu().masked_fill(apart, 0.0)
-        rows, columns = linear_sum_assignment(iou.numpy(), maximize=True)
-        good = iou[rows, columns] >= least
-        found[torch.from_numpy(columns)[good]] = torch.from_numpy(rows)[good]
-        return found
-
-    def grow(self, weights: Tensor, parts: Tensor, labels: Tensor, least: float) -> None:
-        """Match a view's masks to the objects so far; the others become new ones."""
-        ids = self.match(weights, parts, labels, least)
-        new = (ids < 0).nonzero()[:, 0]
-        ids[new] = torch.arange(len(new)) + len(self.labels)
-        self.extend(labels.cpu()[new].tolist())
-        self.add(ids, weights, parts)
+def _associate(
+    views: Sequence[Carried], instances: Sequence[InstanceMasks], splats: int, least: float
+) -> tuple[list[Tensor], list[int]]:
+    """Return the object of every mask, and the objects' classes."""
+    device = views[0].weights.device if views else torch.device("cpu")
+    votes = Votes(splats, device)
+    for view, found in zip(views, instances, strict=True):
+        votes.grow(view, found.labels, least)
+    # Once more with what all views have found: the first ones had little to compare with.
+    of_mask = [
+        votes.match(view, found.labels, least) for view, found in zip(views, instances, strict=True)
+    ]
+    return of_mask, votes.labels
 
 
-def _settle(votes: _Votes, of_mask: list[Tensor], least: int, share: float) -> SceneObjects:
-    """Drop what too few views show, and give every splat to one object."""
-    views = torch.zeros(len(votes.labels), len(of_mask), dtype=torch.bool)
+def _keep(
+    of_mask: Sequence[Tensor], labels: Sequence[int], least: int
+) -> tuple[list[Tensor], list[int], Bool[Tensor, "O V"]]:
+    """Drop objects that too few views show; the others are numbered anew."""
+    views = torch.zeros(len(labels), len(of_mask), dtype=torch.bool)
     for view, ids in enumerate(of_mask):
         views[ids[ids >= 0], view] = True
     kept = (views.sum(1) >= least).nonzero()[:, 0]
-    place = torch.full((len(votes.labels) + 1,), -1)
+    place = torch.full((len(labels) + 1,), -1)
     place[kept] = torch.arange(len(kept))
-    shares = votes.shares().cpu()[kept]
-    if len(kept):
-        best, owner = shares.max(0)
-        owner = torch.where(best >= share, owner, -1)
-    else:
-        best = shares.new_zeros(shares.shape[1])
-        owner = torch.full((shares.shape[1],), -1)
-    return SceneObjects(
-        owner=owner,
-        shares=torch.where(owner >= 0, best, 0.0),
-        labels=torch.tensor(votes.labels, dtype=torch.int64)[kept],
-        views=views[kept],
-        of_mask=tuple(place[ids] for ids in of_mask),  # -1 reads the last entry, which is -1
-    )
+    # -1 reads the last entry, which is -1
+    return [place[ids] for ids in of_mask], [labels[i] for i in kept.tolist()], views[kept]
 
 
-def _follow_neighbors(
-    means: Float[Tensor, "n 3"], owner: Int64[Tensor, " n"], unseen: Bool[Tensor, " n"]
-) -> Int64[Tensor, " n"]:
-    """Give splats that no view shows to what most of their nearest neighbours belong to."""
+def _maps(ids: Tensor, found: InstanceMasks, trust: Tensor) -> ViewMaps:
+    """Return what a view says about the objects that it is believed about."""
+    channels = (trust > 0).nonzero()[:, 0]
+    masks = found.masks.cpu()
+    maps = torch.zeros(len(channels), *masks.shape[1:], dtype=torch.bool)
+    for row, number in enumerate(channels.tolist()):
+        maps[row] = masks[ids == number].any(0)
+    return ViewMaps(channels=channels, maps=maps, trust=trust[channels])
+
+
+def _fill_unseen(
+    gaussians: Gaussians, shares: Float[Tensor, "n o"], views: Sequence[Carried]
+) -> Float[Tensor, "n o"]:
+    """Give splats that no view shows the mean of their nearest neighbours."""
+    seen = shares.new_zeros(len(shares))
+    for view in views:
+        seen[view.rows] = torch.maximum(seen[view.rows], view.weights)
+    unseen = seen < _SEEN
     count = min(_NEIGHBORS, int((~unseen).sum()))
     if not count or not bool(unseen.any()):
-        return owner
-    known = owner[~unseen]
-    _, near = KDTree(means[~unseen].numpy()).query(means[unseen].numpy(), count)
-    filled = owner.clone()
-    filled[unseen] = known[torch.from_numpy(near).view(-1, count)].mode(1).values
+        return shares
+    means = gaussians.means.detach().cpu()
+    known = shares[~unseen]
+    hidden = unseen.cpu()
+    _, near = KDTree(means[~hidden].numpy()).query(means[hidden].numpy(), count)
+    filled = shares.clone()
+    filled[unseen] = known[torch.from_numpy(near).view(-1, count).to(known.device)].mean(1)
     return filled
+
+
+def _owner(shares: Float[Tensor, "n o"], least: float) -> Int64[Tensor, " n"]:
+    """Return the object of the largest share; -1 where that is small, or what is left is larger."""
+    if not shares.shape[1]:
+        return torch.full((len(shares),), -1, device=shares.device)
+    best, owner = shares.max(1)
+    return torch.where((best >= least) & (best >= 1 - shares.sum(1)), owner, -1)
 
 
 def _label_of(number: int, of_mask: Sequence[Tensor], instances: Sequence[InstanceMasks]) -> int:

@@ -1,10 +1,9 @@
 """Lift what is known per pixel (features, labels, masks) onto splats and points.
 
-A splat gets the mean of the pixels that it is seen in, weighted by its part in their blend. That
-is the transpose of drawing: the gradient of the drawn channels with respect to the splats' own.
-So occlusion counts exactly as it does in pictures, and one pass over the views is enough. The
-closed form is the least-squares value where splats do not overlap (Marrie et al. 2024, LUDVIG,
-arXiv:2410.14462).
+A splat gets the mean of the pixels that it is seen in, weighted by its part in their blend. So
+occlusion counts exactly as it does in pictures, and one pass over the views is enough. The closed
+form is the least-squares value where splats do not overlap (Marrie et al. 2024, LUDVIG,
+arXiv:2410.14462); ``lift_fit`` solves for those that do.
 """
 
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from sightline.errors import InputError, ShapeError
 from sightline.geometry.camera import project_points
-from sightline.splatting.rasterize import rasterization
+from sightline.splatting.channels import draw_and_gather
 from sightline.types import Cameras, Gaussians, TensorStruct
 
 _CHANNELS = 64
@@ -89,23 +88,8 @@ def _transposed(
     gaussians: Gaussians, camera: Cameras, channels: Float[Tensor, "C H W"]
 ) -> Float[Tensor, "N C"]:
     """Return for every splat the sum over pixels of its blending weight times the channels."""
-    device = gaussians.means.device
-    with torch.enable_grad():
-        own = torch.zeros(len(gaussians), len(channels), device=device, requires_grad=True)
-        image, _, _ = rasterization(
-            means=gaussians.means.detach(),
-            quats=gaussians.quats.detach(),
-            scales=gaussians.scales.detach(),
-            opacities=gaussians.opacities.detach(),
-            colors=own,
-            viewmats=camera.w2c.to(device, torch.float32),
-            Ks=camera.K.to(device, torch.float32),
-            width=camera.width,
-            height=camera.height,
-            rasterize_mode="antialiased" if gaussians.antialiased else "classic",
-        )
-        (sums,) = torch.autograd.grad(image, own, channels.permute(1, 2, 0)[None].contiguous())
-    return sums
+    nothing = gaussians.means.new_zeros(len(gaussians), len(channels))
+    return draw_and_gather(gaussians, camera, nothing, lambda _: channels.permute(1, 2, 0))
 
 
 @torch.no_grad()
