@@ -258,3 +258,50 @@ def test_chosen_references_are_read_as_json_or_plain_pickle(tmp_path):
         path.write_bytes(data)
         with pytest.raises(InputError):
             read_chosen(path)
+
+
+def test_cd_fsod_folders_fix_their_references(tmp_path):
+    from PIL import Image
+
+    from sightline.segmentation.options import EncoderOptions, MaskOptions, ReferenceOptions
+    from sightline.segmentation.references import read_references
+    from sightline.segmentation.tasks import fit, open_dataset, without_references
+
+    folder = tmp_path / "FISH"
+    for part in ("train", "test", "annotations"):
+        (folder / part).mkdir(parents=True)
+    for part, files in (("train", ("1_shot", "5_shot")), ("test", ("test",))):
+        picture = Image.new("RGB", (60, 50), "blue")
+        picture.paste("orange", (10, 10, 40, 40))
+        picture.save(folder / part / "a.png")
+        for name in files:
+            content = {
+                "images": [{"id": 1, "file_name": "a.png", "height": 50, "width": 60}],
+                "annotations": [
+                    {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30]}
+                ],
+                "categories": [{"id": 1, "name": "fish"}],
+            }
+            (folder / "annotations" / f"{name}.json").write_text(json.dumps(content))
+    (found,) = read_references(folder, shots=1)
+    assert found.image == folder / "train" / "a.png"
+    assert found.box == (10, 10, 30, 30)
+    for wrong in (None, 3):
+        with pytest.raises(InputError, match=f"for 1, 5 shots, got --shots {wrong}"):
+            read_references(folder, shots=wrong)
+    bank = fit(
+        ReferenceOptions(references=str(folder), shots=1),
+        EncoderOptions(backbone="colour", size=64),
+        MaskOptions(device="cpu"),
+        tmp_path / "bank.safetensors",
+    )
+    dataset, root = open_dataset(folder, None, bank)
+    # Pictures of one name in both parts are not the same picture.
+    dataset, left_out = without_references(dataset, bank)
+    assert left_out == 0
+    assert (root / dataset.images[1].file_name).is_file()
+    several = {"categories": [{"id": 1, "name": "fish"}, {"id": 2, "name": "ship"}]}
+    file = folder / "annotations" / "1_shot.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | several))
+    with pytest.raises(InputError, match="expected the 1 classes of FISH"):
+        read_references(folder, shots=1)

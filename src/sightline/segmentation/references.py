@@ -14,6 +14,7 @@ from sightline.errors import FileFormatError, InputError, ShapeError
 from sightline.io.images import is_image, read_image
 from sightline.io.masks import find_masks, read_mask
 from sightline.io.reading import bad_file, inside
+from sightline.segmentation.cdfsod import is_cdfsod, read_shots
 from sightline.segmentation.coco import (
     Annotation,
     CocoDataset,
@@ -183,7 +184,7 @@ def read_references(
     Args:
         path: A COCO annotation file; a JSON list of marks (``docs/segmentation.md``); a folder with
             ``instances.json`` and ``images/``, whose ``fewshot.json`` may fix references for each
-            number of shots; a VOC folder (``Annotations/``, ``JPEGImages/``); or one with one sub-folder of pictures for each class, with masks
+            number of shots; a VOC folder (``Annotations/``, ``JPEGImages/``); one of CD-FSOD; or one with one sub-folder of pictures for each class, with masks
             beside them where there are any.
         images: Picture folder of a COCO file; by default ``images`` beside it, or its own folder.
         shots: References a class, sampled as published; all by default.
@@ -203,6 +204,10 @@ def read_references(
         dataset = read_voc(path)
         dataset = dataset if classes is None else dataset.select_classes(classes)
         return _sampled(dataset, path / "JPEGImages", shots, seed, "voc", {})
+    if path.is_dir() and is_cdfsod(path):
+        dataset = read_shots(path, shots)
+        dataset = dataset if classes is None else dataset.select_classes(classes)
+        return _sampled(dataset, path, None, seed, source, {})
     if path.is_dir():
         if not (path / "instances.json").is_file():
             return _class_folders(path, shots, seed, classes)

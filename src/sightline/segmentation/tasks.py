@@ -14,6 +14,7 @@ from sightline.io.images import is_image, read_image
 from sightline.io.inputs import natural_key
 from sightline.protocols import Progress
 from sightline.segmentation.calibration import reference_report
+from sightline.segmentation.cdfsod import is_cdfsod, read_test
 from sightline.segmentation.coco import (
     CocoDataset,
     Id,
@@ -312,6 +313,8 @@ def open_dataset(path: Path, images: Path | None, bank: MemoryBank) -> tuple[Coc
     split: dict[str, Any] = {}
     if path.is_dir() and is_voc(path):
         dataset, folder = read_voc(path), path / "JPEGImages"
+    elif path.is_dir() and is_cdfsod(path):
+        dataset, folder = read_test(path), path
     else:
         if path.is_dir():
             split = read_split(path)
