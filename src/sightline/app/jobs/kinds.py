@@ -192,7 +192,7 @@ _ALL = (
             "checkpoint": _CHECKPOINT,
             "features_checkpoint": Role(text="weights of the backbone of --features"),
         },
-        inputs=_PICTURES,
+        inputs=(*_PICTURES, "scene"),  # a transforms.json may name the points of its scene
         fewest=1,
         output="scene",
         flags=("--json",),
@@ -321,7 +321,7 @@ _ALL = (
             "checkpoint": Role(text="weights of the feature"),
             "geometry_checkpoint": Role(text="weights of the geometry"),
         },
-        inputs=("picture", "text"),
+        inputs=("picture", "text", "scene"),
         fewest=2,
         output="probe",
         flags=("--json",),
