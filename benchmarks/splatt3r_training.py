@@ -75,7 +75,7 @@ def run(name: str, work: Path, chosen: "Splatt3rSettings") -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument(
         "-o", "--output", type=Path, default=RESULTS / "train_splatt3r_synthetic.json", help="JSON"

@@ -2,7 +2,7 @@ import torch
 
 from sightline.metrics.lpips import Lpips
 from sightline.metrics.splatt3r import official_mse
-from sightline.training.splatt3r.losses import splatt3r_loss, structure_loss
+from sightline.training.splatt3r.losses import bounds_loss, splatt3r_loss, structure_loss
 from tests.training.splatt3r import small
 
 
@@ -13,6 +13,9 @@ def guess(batch):
     second = {"pts3d_in_other_view": batch.points[:, 1] + 0.1 * torch.randn(2, side, side, 3)}
     for result in (first, second):
         result["conf"] = 1 + torch.rand(2, side, side)
+        result["scales"] = torch.full((2, side, side, 3), 0.01)
+    first["means"] = first["pts3d"] + 0.01
+    second["means_in_other_view"] = second["pts3d_in_other_view"] - 0.01
     return first, second
 
 
@@ -26,8 +29,30 @@ def test_parts_and_weights() -> None:
     look = structure_loss(drawn, batch.targets, batch.masks)
     torch.testing.assert_close(found.perceptual, 0.5 * look)
     torch.testing.assert_close(found.loss, found.mse + found.perceptual + found.points)
+    assert found.bounds == 0  # nothing is large
     more = splatt3r_loss(drawn, batch, results, small.settings(points=0.2))
     torch.testing.assert_close(more.points, 2 * found.points)
+
+
+def test_only_gaussians_that_leave_are_held_back() -> None:
+    batch = small.pairs()
+    first, second = guess(batch)
+    assert bounds_loss(first, second) == 0
+    huge = first["scales"].clone()
+    huge[0, 3, 4, 1] = 1e8
+    huge.requires_grad_()
+    far = (second["means_in_other_view"] + 0).requires_grad_()
+    with torch.no_grad():
+        far[1, 5, 6] += 1e5
+    lost = bounds_loss(first | {"scales": huge}, second | {"means_in_other_view": far})
+    lost.backward()
+    assert huge.grad is not None
+    assert far.grad is not None
+    assert huge.grad[0, 3, 4, 1] > 0
+    assert (far.grad[1, 5, 6] > 0).all()
+    assert int((huge.grad != 0).sum()) == 1
+    assert int((far.grad != 0).sum()) == 3
+    assert huge.grad.isfinite().all()
 
 
 def test_lpips_sees_masked_pictures() -> None:
