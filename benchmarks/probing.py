@@ -162,6 +162,7 @@ def main() -> None:
             "share": arguments.share,
             "protocol": protocol.as_dict(),
             "seconds": spent,
+            "cpu_seconds": cores,
             "ratio": ratio,
             "cpu_ratio": of_cores,
             "psnr": psnr,
