@@ -11,6 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.app.served import (  # noqa: F401 - fixtures of tests without a browser
+    application,
+    client,
+    context,
+    fake_worker,
+    open_jobs,
+    owner,
+    photo,
+    visitor,
+)
 from tests.browser import Browser, Page, open_browser
 
 _START = 240.0

@@ -71,7 +71,10 @@ class Access:
 
     def knows(self, host: str) -> bool:
         """Tell whether a ``Host`` header names this machine."""
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
         if is_loopback(name):
             return True
         if is_loopback(self.host):

@@ -70,6 +70,8 @@ def stay_offline() -> None:
     """Switch off what libraries would tell their makers; call it before they are imported."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["FASTAPI_OTEL_AUTO_CONFIGURE"] = "false"
+    os.environ["OTEL_SDK_DISABLED"] = "true"
     os.environ["DO_NOT_TRACK"] = "1"
 
 

@@ -7,7 +7,8 @@ results of jobs, or weights that the server lists, and never a path.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from importlib import import_module
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sightline.app.jobs.options import (
     BankOptions,
@@ -28,6 +29,7 @@ from sightline.options import (
 from sightline.preparation.options import PrepareOptions
 from sightline.probing.options import DemoOptions
 from sightline.segmentation.options import EncoderOptions, MaskOptions, ReferenceOptions
+from sightline.training.settings import TRAINERS, path_names
 
 FileKind = Literal["picture", "video", "weights", "text", "scene"]
 """What an upload is, by its content: `uploads.kind_of`."""
@@ -36,8 +38,6 @@ Lane = Literal["device", "side", "network"]
 runs beside it; ``network``: downloads."""
 
 _PICTURES: tuple[FileKind, ...] = ("picture", "video", "text")
-SCENE_KINDS = ("reconstruct", "demo")
-"""Kinds whose output is a run folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,7 @@ class Kind:
         resumable: Whether a second attempt keeps what the first has finished.
         continues: Whether a finished job may go on with other options, in the same folder.
         lane: Its queue.
+        patience: Seconds that a cancelled job has to stop by itself; a second cancel is not patient.
         fresh: Whether the process ends with the job, because it changes its own state.
         finding: Whether exit code 2 with a result on stdout is an answer and no failure.
         stages: Stage -> share of the time, in the order in which they come.
@@ -109,6 +110,7 @@ class Kind:
     resumable: bool = False
     continues: bool = False
     lane: Lane = "device"
+    patience: float = 0.6
     fresh: bool = False
     finding: bool = False
     stages: Mapping[str, float] = field(default_factory=dict)
@@ -120,6 +122,8 @@ class Kind:
             hints = get_type_hints(record)
             for item in dataclasses.fields(record):
                 if item.name in self.roles or item.name in self.without:
+                    continue
+                if _is_mapping(hints[item.name]):  # a network's inner options
                     continue
                 found[item.name] = Option(
                     name=item.name,
@@ -375,8 +379,46 @@ _ALL = (
         stages={"download": 20.0, "check": 1.0},
     ),
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+
+
+def _train_kinds() -> list[Kind]:
+    """Return one kind for each trainer, from its own record of options."""
+    kinds = []
+    for name, trainer in TRAINERS.items():
+        record = getattr(import_module(f"{trainer.package}.settings"), trainer.settings)
+        roles = {
+            path: _TRAINING_DATA if "data" in path else _CHECKPOINT for path in path_names(record)
+        }
+        kinds.append(
+            Kind(
+                name=f"train-{name}",
+                title=f"Train {trainer.what}",
+                words=("train", name),
+                records=(record,),
+                roles=roles,
+                without=_NOT_TRAINED_WITH,
+                output="run",
+                flags=("--json",),
+                again=("--resume",),
+                resumable=True,
+                fresh=True,
+                patience=5.0,  # a step that is half done cannot be kept
+                stages={"train": 1.0},
+            )
+        )
+    return kinds
+
+
+_TRAINING_DATA = Role(shape="folder", kinds=("picture", "video", "text"), text="pictures or scenes")
+_NOT_TRAINED_WITH = ("devices", "nodes", "strategy", "loggers", "num_workers", "compile")
+"""More machines, and logs that leave this one, are the command line's."""
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (*_ALL, *_train_kinds())}
 """Name -> kind."""
+
+
+def _is_mapping(hint: Any) -> bool:  # noqa: ANN401
+    return any((get_origin(part) or part) in (dict, Mapping) for part in (hint, *get_args(hint)))
 
 
 def find_kind(name: str) -> Kind:

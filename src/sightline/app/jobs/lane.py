@@ -16,7 +16,7 @@ from sightline.app.jobs.kinds import Kind, find_kind
 from sightline.app.jobs.memory import estimate
 from sightline.app.jobs.record import Job, JobProgress, State, now
 from sightline.app.jobs.stages import ProgressTracker
-from sightline.app.jobs.staging import OUTPUT, SCENE, words_of
+from sightline.app.jobs.staging import run_below, words_of
 from sightline.app.jobs.weights import Weights
 from sightline.app.jobs.worker import Outcome, Worker
 from sightline.errors import SightlineError
@@ -63,8 +63,10 @@ class Lane:
         """Stop the job at work, if it is this one."""
         with self._board.changed:
             if self.current == id:
+                patience = find_kind(self._board.now(id).kind).patience
+                patience = 0.0 if id in self._cancelled else patience
                 self._cancelled.add(id)
-                self.worker.cancel()
+                self.worker.cancel(patience)
 
     def join(self) -> None:
         """End the process and wait for the thread; the board has been closed before."""
@@ -132,7 +134,7 @@ class Lane:
                 kind.name,
                 job.options,
                 [folder / path for path in job.inputs],
-                None if job.scene is None else board.folder(job.scene) / OUTPUT / SCENE,
+                None if job.scene is None else run_below(board.folder(job.scene)),
             )
             code, advice = 4, tuple(guess.suggestions())
             error = guess.sentence(error or "the system ended the job for want of memory")
@@ -168,8 +170,8 @@ def _printed(file: Path) -> dict[str, Any]:
 
 def settle_run(folder: Path, status: str) -> None:
     """Correct a run that says it is running although its process has gone."""
-    run = folder / OUTPUT / SCENE
-    if not (run / "run.json").is_file():
+    run = run_below(folder)
+    if run is None:
         return
     with contextlib.suppress(SightlineError, OSError):
         state = RunFolder.open(run)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.app.jobs.board import Board
-from sightline.app.jobs.kinds import SCENE_KINDS, Kind, find_kind
+from sightline.app.jobs.kinds import Kind, find_kind
 from sightline.app.jobs.lane import Lane, memory_of, settle_run
 from sightline.app.jobs.memory import MemoryEstimate, estimate
 from sightline.app.jobs.record import RECORD, Job, JobProgress, new_id, now
@@ -23,11 +23,11 @@ from sightline.app.jobs.request import Busy, JobLimits, Request, check_shape
 from sightline.app.jobs.results import Result, list_results
 from sightline.app.jobs.staging import (
     OUTPUT,
-    SCENE,
     Found,
     check_kinds,
     command_of,
     make_folder,
+    run_below,
 )
 from sightline.app.jobs.uploads import UploadLimits, Uploads, kind_of
 from sightline.app.jobs.weights import Weights
@@ -263,8 +263,8 @@ class Jobs:
             InputError: If the job makes none, or has not begun one yet.
         """
         job = self.board.get(owner, id)
-        path = self.root / job.id / OUTPUT / SCENE
-        if job.kind not in SCENE_KINDS or not (path / "run.json").is_file():
+        path = run_below(self.root / job.id)
+        if path is None or job.kind.startswith("train"):
             raise InputError(f"job {job.id} has no scene (yet); give a finished reconstruction")
         return path
 

@@ -1,9 +1,11 @@
 """Options of verbs whose command line has no record of them: the names are the same."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from sightline.errors import InputError
+from sightline.errors import InputError, UnknownNameError
+from sightline.hub.catalogue import CATALOGUE
 from sightline.options import option
 
 
@@ -62,3 +64,9 @@ class DownloadOptions:
             self.filename is None
         ):
             raise InputError("give the name of the catalogue, or both repo_id and filename")
+        if self.name is not None and self.name not in CATALOGUE:
+            raise UnknownNameError("published weights", self.name, CATALOGUE, "the list of models")
+        if self.repo_id is not None and not re.fullmatch(
+            r"[\w.-]+/[\w.-]+", self.repo_id, re.ASCII
+        ):
+            raise InputError(f"repo_id must be OWNER/NAME, got {self.repo_id}; look it up")

@@ -70,7 +70,8 @@ class ProgressTracker:
         whole = finished = 0.0
         for entry in {**self._weights, **dict.fromkeys(seen, 0.0)}:
             weight = self._weights.get(entry, _OTHER)
-            passed = entry in order and order.index(entry) < at
+            named = entry in order
+            passed = order.index(entry) < at if named else entry != current
             if entry not in seen and passed:
                 continue
             shares = seen.get(entry, [0.0])

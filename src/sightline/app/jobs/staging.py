@@ -14,8 +14,6 @@ from sightline.app.jobs.words import build_words, shown_command
 from sightline.errors import InputError
 
 OUTPUT, INPUTS, FILES = "output", "inputs", "files"
-SCENE = "scene"
-"""Name of a run folder below a job's output."""
 _MOST_WORDS = 500
 """Positional inputs that are named one by one."""
 _SHOWN = 20
@@ -79,8 +77,8 @@ def words_of(job: Job, kind: Kind, root: Path, weights: Weights) -> list[str]:
     folder = root / job.id
     scene = None
     if job.scene is not None:
-        scene = root / job.scene / OUTPUT / SCENE
-        if not scene.is_dir():
+        scene = run_below(root / job.scene)
+        if scene is None:
             raise InputError(f"the scene of job {job.scene} is no longer there; choose another")
     files = {role: str(folder / path) for role, path in job.files.items()}
     files |= {role: str(weights.find(name)) for role, name in job.weights.items()}
@@ -96,6 +94,12 @@ def words_of(job: Job, kind: Kind, root: Path, weights: Weights) -> list[str]:
     )
 
 
+def run_below(folder: Path) -> Path | None:
+    """Return the run folder that a job has made or is making, None where there is none."""
+    found = sorted((folder / OUTPUT).glob("*/run.json"))
+    return found[0].parent if found else None
+
+
 def command_of(job: Job, kind: Kind) -> str:
     """Return the command line for people to copy, with the names that files had."""
     names = [path.removeprefix(f"{INPUTS}/") for path in job.inputs[:_SHOWN]]
@@ -104,7 +108,7 @@ def command_of(job: Job, kind: Kind) -> str:
         job.options,
         inputs=[*names, *(["..."] if len(job.inputs) > _SHOWN else [])],
         files={**{role: Path(path).name for role, path in job.files.items()}, **job.weights},
-        scene=None if job.scene is None else SCENE,
+        scene=None if job.scene is None else "scene",
         output=kind.output,
     )
     return shown_command(words, kind)

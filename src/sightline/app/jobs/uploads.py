@@ -30,6 +30,7 @@ _MODEL_SUFFIXES = (".bin", ".txt")
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
 _EVERY = 32 << 20
 """Bytes between two looks at the limits on a user and on the disk, while a file comes in."""
+_CLEAN_EVERY = 600.0
 _SCENES = {".ply": (b"ply",), ".spz": (b"\x1f\x8b", b"NGSP"), ".glb": (b"glTF",), ".splat": ()}
 
 
@@ -84,6 +85,7 @@ class Uploads:
         self.limits = limits
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._known: dict[str, Upload] = {}
+        self._cleaned = 0.0
         for place in folder.iterdir():
             try:
                 note = json.loads((place / _NOTE).read_text(encoding="utf-8"))
@@ -125,6 +127,7 @@ class Uploads:
 
     def remove_old(self) -> None:
         """Remove what no job took in time."""
+        self._cleaned = time.time()
         limit = time.time() - self.limits.seconds
         for upload in list(self._known.values()):
             if upload.created < limit:
@@ -138,6 +141,8 @@ class Uploads:
             TooLarge: If a limit is reached already.
         """
         clean = clean_name(name)
+        if time.time() - self._cleaned > _CLEAN_EVERY:
+            self.remove_old()
         self._check_room(owner, 0)
         id = secrets.token_hex(16)
         place = self.folder / id

@@ -20,10 +20,12 @@ from sightline.errors import InputError
 
 _MOST_TEXT = 400
 _TEXT = re.compile(r"[\w.,:+%@ -]*", re.ASCII)
-_MODEL = re.compile(r"[\w.+:@-]+(/[\w.-]+)?(\+[\w.:@-]+(/[\w.-]+)?)*", re.ASCII)
+_NAME = r"[A-Za-z0-9_][\w.-]*"
+_ONE = rf"(?:[A-Za-z0-9]+:)*{_NAME}(?:/{_NAME})?(?:@[\w.-]+)?"
+_MODEL = re.compile(rf"{_ONE}(?:\+{_ONE})*", re.ASCII)
 _MODELS = ("backbone", "features", "feature", "repo_id", "filename")
 """Options that may hold ``OWNER/NAME``."""
-_FILENAME = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+_FILENAME = re.compile(rf"{_NAME}(?:/{_NAME})*", re.ASCII)
 _LARGEST = 2**53
 
 
@@ -54,7 +56,7 @@ def _unknown(kind: Kind, name: str, known: Mapping[str, Option]) -> str:
 
 
 @cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:  # noqa: ANN401
+def _adapter(hint: Any) -> TypeAdapter:  # noqa: ANN401
     return TypeAdapter(hint, config=ConfigDict(strict=True))
 
 

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_PATIENCE = 0.6
-"""Seconds that a job has to stop by itself before its process is ended."""
-_COMMAND = (sys.executable, "-m", "sightline.cli.worker")
+COMMAND = (sys.executable, "-m", "sightline.cli.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +114,11 @@ class Worker:
             on_message(message)
         code = process.wait()
         self._forget()
+        _close(process)
         return Outcome(code=None if code < 0 else code, signal=-code if code < 0 else 0)
 
-    def cancel(self) -> None:
-        """Stop the command line at work: politely, and after a moment with its process."""
+    def cancel(self, patience: float) -> None:
+        """Stop the command line at work: politely, and after ``patience`` seconds by force."""
         with self._lock:
             process, run = self._process, self._run
         if process is None or not run:
@@ -131,7 +130,7 @@ class Worker:
                 if self._run == run and self._process is process:
                     _kill(process)
 
-        timer = threading.Timer(_PATIENCE, insist)
+        timer = threading.Timer(patience, insist)
         timer.daemon = True
         timer.start()
 
@@ -143,10 +142,10 @@ class Worker:
         if process is not None:
             _kill(process)
             process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+            # While a command line is at work, its thread still reads, and closes the pipes.
+            with self._lock:
+                if not self._run:
+                    _close(process)
 
     def _forget(self) -> None:
         self._process = None
@@ -156,7 +155,7 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._process = subprocess.Popen(
-            _COMMAND,
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -173,6 +172,13 @@ class Worker:
 def _signal(process: "subprocess.Popen[str]", number: int) -> None:
     with contextlib.suppress(OSError):
         process.send_signal(number)
+
+
+def _close(process: "subprocess.Popen[str]") -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def _kill(process: "subprocess.Popen[str]") -> None:
