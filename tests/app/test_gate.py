@@ -34,6 +34,7 @@ def guarded(context: Context) -> TestClient:
         ("127.0.0.1@evil.example", False),
         ("", False),
         ("[", False),
+        ("127.0.0.1:7860, evil.example", False),
     ],
 )
 def test_only_names_of_this_machine_are_answered(

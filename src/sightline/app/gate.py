@@ -11,6 +11,7 @@
 
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from sightline.app.sessions import (
 
 API = "/api/v1"
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
 _YEAR = 365 * 24 * 3600
 _CONTENT = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
@@ -71,10 +73,10 @@ class Access:
 
     def knows(self, host: str) -> bool:
         """Tell whether a ``Host`` header names this machine."""
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
+        match = _HOST.fullmatch(host)
+        if match is None:
             return False
+        name = match[1].strip("[]").lower()
         if is_loopback(name):
             return True
         if is_loopback(self.host):

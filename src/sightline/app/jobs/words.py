@@ -5,7 +5,6 @@ option by ``=``, so that none can be taken for an option, and text cannot spell 
 """
 
 import json
-import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -77,8 +76,9 @@ def _check_value(name: str, value: Any) -> None:  # noqa: ANN401
     if isinstance(value, bool) or value is None:
         return
     if isinstance(value, int | float):
-        if not math.isfinite(value) or abs(value) > _LARGEST:
-            raise InputError(f"option {name}: expected a finite number up to 2^53, got {value}")
+        # Not `math.isfinite`: the largest whole numbers have no float.
+        if value != value or abs(value) > _LARGEST:  # noqa: PLR0124
+            raise InputError(f"option {name}: expected a finite number up to 2^53; lower it")
         return
     text = str(value)
     form = _FILENAME if name == "filename" else _MODEL if name in _MODELS else _TEXT
