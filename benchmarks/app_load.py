@@ -117,8 +117,8 @@ async def _check(
         seen = stored["patches"][0].astype(np.float64)
         if str(stored["names"][0]) != f"{name}.png":
             load.trouble["another job's names"] += 1
-    # The last three channels are the picture's own colours.
-    if np.abs(seen[-3:].reshape(3, -1).mean(1) - np.array(color) / 255).max() > 0.01:
+    # The last three channels are the picture's own colours, from -1 to 1.
+    if np.abs(seen[-3:].reshape(3, -1).mean(1) - (np.array(color) / 127.5 - 1)).max() > 0.01:
         load.trouble["another user's pixels"] += 1
 
 
