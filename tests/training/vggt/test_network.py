@@ -5,7 +5,10 @@ from sightline.checkpoints import read_weights
 from sightline.errors import CheckpointError, InputError, UnknownNameError
 from sightline.models import load
 from sightline.models.check import check_file
+from sightline.reconstruction.learned.vggt import VggtEstimator, VggtOmegaEstimator
 from sightline.training.vggt.network import build_network, check_recognized
+from sightline.types import Views
+from tests.datasets.replicas import room
 from tests.training.vggt.small import settings
 
 KINDS = {
@@ -114,3 +117,21 @@ def test_impossible_settings_are_refused(options, sentence):
 def test_omega_is_as_wide_as_its_encoder():
     with pytest.raises(InputError, match="use --embed-dim 48"):
         build_network(settings(model="omega", encoder_dim=48, encoder_heads=3))
+
+
+@pytest.mark.parametrize("model", ["vggt", "omega"])
+def test_reconstruct_takes_what_was_trained(model, tmp_path):
+    network = build_network(settings(model=model))
+    file = tmp_path / "vggt_custom.pt"
+    torch.save({"model": network.state_dict()}, file)
+    sample = room(3)
+    views = Views(
+        images=sample.images,
+        names=sample.names[0],
+        from_original=torch.eye(3).expand(3, 3, 3).clone(),
+        sizes=torch.tensor([sample.size] * 3),
+    )
+    kind = VggtEstimator if model == "vggt" else VggtOmegaEstimator
+    found = kind(checkpoint=file, side=32).estimate(views)
+    assert found.depth is not None
+    assert found.depth.shape == (3, *sample.size)

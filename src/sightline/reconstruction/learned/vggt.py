@@ -17,7 +17,7 @@ from sightline.reconstruction.learned.layout import Fit, Frames, plan_frames
 from sightline.reconstruction.learned.memory import MemoryNeed, free_memory, memory_need
 from sightline.reconstruction.learned.passes import Head
 from sightline.reconstruction.learned.scene import Found, PassOptions, ScenePasses
-from sightline.reconstruction.learned.weights import find_weights, network_of
+from sightline.reconstruction.learned.weights import find_weights, load_own_size, network_of
 from sightline.reconstruction.pictures import source_sizes
 from sightline.types import Reconstruction, Views
 
@@ -104,6 +104,7 @@ class VggtEstimator:
         count = len(views)
         if count == 0:
             raise InputError("expected one or more pictures, got none; give a folder of photos")
+        self._load_own_size()
         frames = self._frames(views)
         model, need = self._network(frames, count)
         size, overlap = self._chunk_size(need, frames, count)
@@ -145,8 +146,17 @@ class VggtEstimator:
         return "pad" if tall else "crop"
 
     def _side_and_patch(self) -> tuple[int, int]:
-        patch = self.patch or _patch_of(self.model, 14)
+        patch = self.patch or _patch_of(self.model or self.loaded.get(self.name), 14)
         return self.side or round(518 / patch) * patch, patch
+
+    def _load_own_size(self) -> None:
+        """Load weights of a network of a size of its own, such as one that was trained here."""
+        if self.checkpoint is None or self.model is not None or self.name in self.loaded:
+            return
+        path = find_weights(self.name, self.checkpoint, self.progress)
+        model = load_own_size(self.name, path)
+        if model is not None:
+            self.loaded[self.name] = model
 
     def _network(self, frames: Frames, count: int) -> tuple[nn.Module, MemoryNeed]:
         """Return the network on its device, after a look at the memory."""
@@ -277,7 +287,7 @@ class VggtOmegaEstimator(VggtEstimator):
         return "balanced"
 
     def _side_and_patch(self) -> tuple[int, int]:
-        patch = self.patch or _patch_of(self.model, 16)
+        patch = self.patch or _patch_of(self.model or self.loaded.get(self.name), 16)
         return self.side or round(512 / patch) * patch, patch
 
 

@@ -45,6 +45,18 @@ def load_pair_network(name: str, path: Path) -> "nn.Module":
     return load(network_of(name), path)  # which says what the file is, where it is another
 
 
+def load_own_size(name: str, path: Path) -> "nn.Module | None":
+    """Return the network of a method from a file of no published size; None for all others."""
+    from sightline.models import load
+    from sightline.models.networks import names
+    from sightline.models.recognize import recognize
+
+    found = recognize(read_checkpoint(path).weights)
+    if found is None or not found.report.strict or found.names:
+        return None
+    return load(path) if found.family == names()[network_of(name)] else None
+
+
 def network_of(name: str) -> str:
     """Return what `sightline.models.load` calls the network of a method."""
     return CATALOGUE[LEARNED[name][0]].network
