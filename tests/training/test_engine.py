@@ -1,12 +1,8 @@
 """The loop: repeatable, resumable after a kill, the same over processes."""
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,30 +15,8 @@ from sightline.run import RunFolder
 from sightline.training.engine import LAST, train
 from sightline.training.state import load_state
 from sightline.training.task import ParameterGroup
+from tests.training.processes import processes
 from tests.training.toy import Toy, settings
-
-ROOT = Path(__file__).parents[2]
-
-
-def run_toy(
-    folder: Path, *, kill: int = 0, rank: int = 0, world: int = 1, port: int = 0, **changes: Any
-):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
-    if world > 1:
-        environment |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-            "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "test",
-        }
-    words = ["-m", "tests.training.toy_run", str(folder), str(kill), json.dumps(changes)]
-    return subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
 
 
 def rows(folder: Path, kind: str = "train") -> list[str]:
@@ -113,9 +87,9 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"ema": 0.9, "accumulate": 2, "clip": 1.0, "log_every": 2}
     train(Toy(settings(**changes)), tmp_path / "whole")
-    killed = run_toy(tmp_path / "killed", kill=6, **changes)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    words = ["-m", "tests.training.toy_run", str(tmp_path / "killed"), "6", json.dumps(changes)]
+    with processes(words, expected=-signal.SIGKILL):
+        pass
     log = tmp_path / "killed" / "logs" / "train.csv"
     assert RunFolder.open(tmp_path / "killed").state["status"] == "running"
     with log.open("a") as file:  # what a kill in the middle of a row leaves
@@ -126,20 +100,16 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     same_state(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_two_processes_make_the_step_of_one_with_twice_the_batch(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    changes: dict[str, Any] = {"dropout": 0.0, "steps": 3, "clip": 1.0}
-    both = [
-        run_toy(tmp_path / "two", rank=rank, world=2, port=port, batch_size=4, devices=2, **changes)
-        for rank in (0, 1)
-    ]
-    changes.pop("dropout")
-    train(Toy(settings(batch_size=8, **changes), dropout=0.0), tmp_path / "one")
-    train(Toy(settings(batch_size=4, accumulate=2, **changes), dropout=0.0), tmp_path / "halves")
-    ended = [(process.communicate()[1], process.returncode) for process in both]
-    assert [code for _, code in ended] == [0, 0], ended
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_make_the_step_of_one_with_twice_the_batch(
+    tmp_path: Path, strategy: str
+) -> None:
+    changes: dict[str, Any] = {"steps": 3, "clip": 1.0, "ema": 0.5}
+    plain = json.dumps({**changes, "dropout": 0.0, "devices": 2, "strategy": strategy})
+    with processes(["-m", "tests.training.toy_run", str(tmp_path / "two"), "0", plain], 2):
+        train(Toy(settings(batch_size=8, **changes), dropout=0.0), tmp_path / "one")
+        halves = settings(batch_size=4, accumulate=2, **changes)
+        train(Toy(halves, dropout=0.0), tmp_path / "halves")
     same_state(tmp_path / "one", tmp_path / "two", 1e-6)
     same_state(tmp_path / "one", tmp_path / "halves", 1e-6)
     assert rows(tmp_path / "two")[0] == rows(tmp_path / "one")[0]

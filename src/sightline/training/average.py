@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 @torch.no_grad()
@@ -12,6 +13,11 @@ def move_towards(values: Iterable[Tensor], targets: Iterable[Tensor], share: flo
     """Move tensors in place by a share of the way to others, in few kernels."""
     goals = [target.detach() for target in targets]
     torch._foreach_lerp_(list(values), goals, share)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a tensor of which this process may hold a share, whole."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 class WeightAverage:
@@ -44,7 +50,14 @@ class WeightAverage:
             parameter.copy_(self.values[name])
             self.values[name].copy_(kept)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the values whole; with sharded weights every process must call."""
+        return {name: whole(value) for name, value in self.values.items()}
+
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the values of a checkpoint, in place."""
         for name, value in self.values.items():
-            value.copy_(state[name])
+            given = state[name].to(value.device)
+            if isinstance(value, DTensor):
+                given = distribute_tensor(given, value.device_mesh, value.placements)
+            value.copy_(given)

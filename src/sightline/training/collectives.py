@@ -26,6 +26,17 @@ def all_mean(value: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def all_logsumexp(rows: Tensor) -> Tensor:
+    """Return ``logsumexp`` over the rows of all processes, as one row; no gradient flows."""
+    own = rows.logsumexp(0, keepdim=True)  # of no rows: minus infinity
+    if world_size() == 1:
+        return own
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own)
+    return torch.cat(parts).logsumexp(0, keepdim=True)
+
+
+@torch.no_grad()
 def all_max(value: Tensor) -> Tensor:
     """Return the maximum over processes."""
     if world_size() == 1:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.errors import InputError, MissingExtraError
-from sightline.training.settings import TrainSettings
-from sightline.training.task import ParameterGroup
+from sightline.training.average import whole
+from sightline.training.task import ParameterGroup, TrainTask
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 _PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def launch(settings: TrainSettings, *, unused: bool = False) -> "Fabric":
-    """Start the processes that the settings ask for, and return this one's Fabric.
-
-    Args:
-        settings: Device, counts, strategy and precision.
-        unused: Whether a step may leave parameters without gradient.
+def launch(task: TrainTask) -> "Fabric":
+    """Start the processes that a task's settings ask for, and return this one's Fabric.
 
     Raises:
         MissingExtraError: If Lightning is not installed.
@@ -30,8 +26,10 @@ def launch(settings: TrainSettings, *, unused: bool = False) -> "Fabric":
     try:
         from lightning.fabric import Fabric
         from lightning.fabric.strategies.ddp import DDPStrategy
+        from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
     except ImportError as error:
         raise MissingExtraError("training", "lightning", "train") from error
+    settings = task.settings
     cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not cuda:
         raise InputError("--device cuda needs a GPU and there is none; use --device cpu")
@@ -41,10 +39,13 @@ def launch(settings: TrainSettings, *, unused: bool = False) -> "Fabric":
     if settings.precision == "16" and not use_cuda:
         raise InputError("--precision 16 needs a GPU; use bf16 or 32 on the CPU")
     devices = settings.devices or torch.cuda.device_count()
-    many = devices * settings.nodes > 1
     strategy: Any = "auto"
-    if many:
-        strategy = DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False)
+    if devices * settings.nodes > 1 and settings.strategy == "fsdp":
+        strategy = ModelParallelStrategy(
+            _shard, data_parallel_size=devices * settings.nodes, tensor_parallel_size=1
+        )
+    elif devices * settings.nodes > 1:
+        strategy = DDPStrategy(find_unused_parameters=task.unused, broadcast_buffers=False)
     fabric = Fabric(
         accelerator="cuda" if use_cuda else "cpu",
         devices=devices,
@@ -54,6 +55,28 @@ def launch(settings: TrainSettings, *, unused: bool = False) -> "Fabric":
     )
     fabric.launch()
     return fabric
+
+
+def is_sharded(fabric: "Fabric") -> bool:
+    """Tell whether each process holds a share of the weights only."""
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+
+    return isinstance(fabric.strategy, ModelParallelStrategy)
+
+
+def _shard(task: nn.Module, mesh: Any) -> nn.Module:  # noqa: ANN401
+    """Split weights over processes (FSDP2): the parts that the task names, then what is left."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    assert isinstance(task, TrainTask)
+    # All of them give their weights back after a pass: outside of one, a weight is a share.
+    options: dict[str, Any] = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
+    for part in task.shards():
+        fully_shard(part, **options)
+    fully_shard(task, **options)
+    for method in ("validate", "pictures"):
+        register_fsdp_forward_method(task, method)
+    return task
 
 
 def clip_gradients(
@@ -82,5 +105,5 @@ def clip_gradients(
         norm = torch.nn.utils.get_total_norm(gradients)
         if largest:
             torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-        norms["grad_norm" if name == "all" else f"grad_norm_{name}"] = norm
+        norms["grad_norm" if name == "all" else f"grad_norm_{name}"] = whole(norm)
     return norms

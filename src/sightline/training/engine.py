@@ -12,6 +12,7 @@ precision; the loop is written out here, because every step of it has to be repe
 
 import contextlib
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +27,11 @@ from sightline.protocols import Progress
 from sightline.run import RunFolder, is_run
 from sightline.training.average import WeightAverage
 from sightline.training.collectives import all_max, all_mean
-from sightline.training.devices import clip_gradients, launch
+from sightline.training.devices import clip_gradients, is_sharded, launch
 from sightline.training.draws import Draw, torch_seed
 from sightline.training.log import TrainLog
 from sightline.training.settings import FREE
-from sightline.training.state import load_module, load_state, save_state
+from sightline.training.state import gather_state, load_state, save_state, spread_state
 from sightline.training.stop import StopRequest
 from sightline.training.task import ParameterGroup, Plan, TrainTask
 
@@ -69,7 +70,7 @@ def train(
         OutOfMemoryError: If a step does not fit into memory.
     """
     task.check()
-    fabric = launch(task.settings, unused=task.unused)
+    fabric = launch(task)
     first = fabric.global_rank == 0
     folder = _open_on_first(fabric, task, output, resume=resume, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
@@ -152,9 +153,12 @@ class _Training:
         self.parts = fabric.world_size * self.settings.accumulate
         self.plan = self._plan()
         task.begin(self.plan)
+        self.sharded = is_sharded(fabric)
+        # Sharding replaces the parameters, so they are asked for afterwards.
+        self.module = fabric.setup_module(task)
         self.groups = task.parameter_groups()
         _refuse_bad_groups(self.groups)
-        self.module, self.optimizer = self._set_up()
+        self.optimizer = fabric.setup_optimizers(self._optimizer())
         self.average = WeightAverage(task, self.settings.ema) if self.settings.ema else None
         self.sums: dict[str, Tensor] = {}
         self.summed = 0
@@ -179,14 +183,13 @@ class _Training:
             device=self.fabric.device,
         )
 
-    def _set_up(self) -> tuple[Any, Any]:
+    def _optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
-        optimizer = torch.optim.AdamW(
-            [{"params": list(group.parameters), "name": group.name} for group in self.groups],
+        return torch.optim.AdamW(
+            [{"params": list(group.parameters)} for group in self.groups],
             lr=settings.lr,
             betas=(settings.beta1, settings.beta2),
         )
-        return self.fabric.setup(self.task, optimizer)
 
     # -- the loop ---------------------------------------------------------------------------
 
@@ -312,6 +315,9 @@ class _Training:
                 self.task.pictures(self.step, folder)
                 if not any(folder.iterdir()):
                     folder.rmdir()
+            elif self.sharded:  # the first process needs the others' weights to make them
+                with tempfile.TemporaryDirectory() as scratch:
+                    self.task.pictures(self.step, Path(scratch))
         self.module.train()
         if log is not None and values:
             log.validate({"step": self.step, **values})
@@ -326,14 +332,16 @@ class _Training:
     # -- state ------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        task, optimizer = gather_state(self.task, self._bare(), sharded=self.sharded)
+        average = None if self.average is None else self.average.state()
         if self.first:
             save_state(
                 self.folder.file(LAST),
                 {
                     "step": self.step,
-                    "task": self.task.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "average": None if self.average is None else self.average.values,
+                    "task": task,
+                    "optimizer": optimizer,
+                    "average": average,
                     "sums": self.sums,
                     "summed": self.summed,
                     "seconds": self.seconds,
@@ -343,13 +351,16 @@ class _Training:
             self.folder.save()
         self.fabric.barrier()
 
+    def _bare(self) -> torch.optim.Optimizer:
+        """Return the optimiser without Fabric around it."""
+        return self.optimizer.optimizer
+
     def _restore(self) -> int:
         path = self.folder.file(LAST)
         if not path.is_file():
             return 0
         content = load_state(path)
-        load_module(self.task, content["task"], path)
-        self.optimizer.load_state_dict(content["optimizer"])
+        spread_state(self.task, self._bare(), content, path, sharded=self.sharded)
         if self.average is not None:
             self.average.load(content["average"])
         device = self.plan.device
@@ -358,22 +369,23 @@ class _Training:
         return content["step"]
 
     def _finish(self) -> None:
-        if not self.first:
-            self.fabric.barrier()
-            return
+        with self._averaged():
+            state, _ = gather_state(self.task, self._bare(), sharded=self.sharded)
+            if self.first:
+                self._export(state)
+        self.fabric.barrier()
+
+    def _export(self, state: Mapping[str, Tensor]) -> None:
         from sightline.training.report import write_training_report
 
-        facts = self.folder.state["stages"]
-        facts["train"] = {"seconds": round(self.seconds, 3), "steps": self.plan.steps}
-        with self.folder.stage("export"), self._averaged():
-            state = {name: value.cpu() for name, value in self.task.state_dict().items()}
-            made = self.task.export(state, self.folder.file("checkpoints"))
-        self.folder.state["exports"] = [
-            path.relative_to(self.folder.path).as_posix() for path in made
-        ]
-        with self.folder.stage("report"):
-            write_training_report(self.folder, self.command)
-        self.fabric.barrier()
+        folder, train = self.folder, {"seconds": round(self.seconds, 3), "steps": self.plan.steps}
+        folder.state["stages"]["train"] = train
+        with folder.stage("export"):
+            whole = {name: value.cpu() for name, value in state.items()}
+            made = self.task.export(whole, folder.file("checkpoints"))
+        folder.state["exports"] = [path.relative_to(folder.path).as_posix() for path in made]
+        with folder.stage("report"):
+            write_training_report(folder, self.command)
 
 
 class _Batches(Dataset):

@@ -57,3 +57,50 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
             f"{path} does not fit this task ({' '.join(str(error).split())[:200]}); start again "
             "with --overwrite"
         ) from error
+
+
+def gather_state(
+    task: nn.Module, optimizer: torch.optim.Optimizer, *, sharded: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the whole state of a task and of its optimiser.
+
+    Args:
+        task: Its weights may be shares (FSDP); then every process must call, and the first gets
+            everything.
+        optimizer: Of the task.
+        sharded: Whether they are.
+    """
+    if not sharded:
+        return task.state_dict(), optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_state_dict(task, optimizer, options=options)  # pyright: ignore[reportReturnType]
+
+
+def spread_state(
+    task: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    content: Mapping[str, Any],
+    path: Path,
+    *,
+    sharded: bool,
+) -> None:
+    """Put a checkpoint's state into a task and its optimiser; see `gather_state`.
+
+    Raises:
+        FileFormatError: If names or shapes differ.
+    """
+    if not sharded:
+        load_module(task, content["task"], path)
+        optimizer.load_state_dict(content["optimizer"])
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    set_state_dict(
+        task,
+        optimizer,
+        model_state_dict=content["task"],
+        optim_state_dict=content["optimizer"],
+        options=StateDictOptions(full_state_dict=True),
+    )
