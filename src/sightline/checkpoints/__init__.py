@@ -7,7 +7,7 @@ our own that knows tensors and plain containers, and keeps everything else inert
 from sightline.checkpoints.constructor import Constructor, parse_constructor
 from sightline.checkpoints.match import Report, aliases, compare, load_strict, refuse_broken
 from sightline.checkpoints.read import Checkpoint, State, read_checkpoint, read_weights
-from sightline.checkpoints.save import save_weights
+from sightline.checkpoints.save import save_state_dict, save_weights
 
 __all__ = [
     "Checkpoint",
@@ -21,5 +21,6 @@ __all__ = [
     "read_checkpoint",
     "read_weights",
     "refuse_broken",
+    "save_state_dict",
     "save_weights",
 ]

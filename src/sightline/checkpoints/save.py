@@ -41,3 +41,17 @@ def save_weights(
             tmp.chmod(mode)  # the library gives its files to their owner alone
         else:
             torch.save(state, tmp)
+
+
+def save_state_dict(state: Mapping[str, Tensor], path: Path, about: Mapping[str, Any]) -> None:
+    """Save weights as a torch file with what should be known of them.
+
+    The weights stand under ``model``, where readers of training files look for them, and plain
+    values under ``sightline``; nothing in the file needs code to be read.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    with atomic_path(path) as tmp:
+        torch.save({"model": weights, "sightline": dict(about)}, tmp)

@@ -66,11 +66,14 @@ def _train(name: str, typed: list[str]) -> None:
     verb = trainer_parser(name)
     arguments = verb.parse_args(words)
     record = _record(name)
+    given = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given and other not in given:  # what is typed replaces what a file says
+            setattr(arguments, other, None)
     if file is not None:
-        given = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words}
         for key in set(path_names(record)) - given:
             value = getattr(arguments, key)
-            if isinstance(value, str):
+            if isinstance(value, str) and not value.startswith("generated:"):
                 setattr(arguments, key, str(file.resolve().parent / Path(value).expanduser()))
     chosen = record_from(record, arguments)
     builder = arguments.output is None and any(w.startswith("--dataset-dir") for w in typed)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sightline.training.collectives import all_logsumexp, all_sum, gather_rows
+
 STUDENT_TEMPERATURE = 0.1
 
 
@@ -37,8 +39,10 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def update(self, logits: Float[Tensor, "*rows K"]) -> None:
-        """Move towards the mean of these logits."""
-        mean = logits.flatten(0, -2).mean(0)
+        """Move towards the mean of these logits, those of all processes."""
+        rows = logits.flatten(0, -2).float()
+        count = all_sum(rows.new_tensor(float(len(rows)))).clamp(min=1)
+        mean = all_sum(rows.sum(0)) / count
         self.value.lerp_(mean.expand_as(self.value), 1 - self.momentum)
 
 
@@ -49,10 +53,11 @@ def sinkhorn_targets(
     """Return teacher probabilities in which all prototypes are used equally (Sinkhorn-Knopp).
 
     Worked out on logarithms: the published form overflows where a logit is 88 temperatures high.
+    Balanced over the rows of all processes, which may have different numbers of them.
     """
     shares = logits.float().flatten(0, -2) / temperature
     for _ in range(iterations):
-        shares = shares - shares.logsumexp(0, keepdim=True)
+        shares = shares - all_logsumexp(shares)
         shares = shares - shares.logsumexp(1, keepdim=True)
     return shares.exp().view(logits.shape)
 
@@ -129,9 +134,10 @@ def ibot_dense_loss(
 def koleo_loss(features: Float[Tensor, "b d"], eps: float = 1e-8) -> Float[Tensor, ""]:
     """Return how close features come to their nearest neighbour: the mean of ``-log distance``.
 
-    Sablayrolles et al. 2019 (arXiv:1806.03198); the features are put on the unit sphere.
+    Sablayrolles et al. 2019 (arXiv:1806.03198); the features are put on the unit sphere. Neighbours
+    are looked for in the batches of all processes.
     """
-    features = nn.functional.normalize(features.float(), eps=eps, dim=-1)
+    features = nn.functional.normalize(gather_rows(features.float()), eps=eps, dim=-1)
     with torch.no_grad():
         nearest = (features @ features.mT).fill_diagonal_(-1).argmax(1)
     distance = nn.functional.pairwise_distance(features, features[nearest], eps=eps)

@@ -19,6 +19,12 @@ class Trainer(NamedTuple):
 
 
 TRAINERS: dict[str, Trainer] = {
+    "dino": Trainer(
+        "sightline.training.dino",
+        "DinoSettings",
+        "DinoTask",
+        "a vision transformer on pictures without labels (DINO, iBOT, KoLeo, Gram)",
+    ),
     "splatt3r": Trainer(
         "sightline.training.splatt3r",
         "Splatt3rSettings",

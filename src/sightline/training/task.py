@@ -159,21 +159,28 @@ class TrainTask(nn.Module):
         return [module for module in self.modules() if type(module).__name__ == "Block"]
 
 
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Tell whether weight decay acts on a parameter: not on biases, norms, scales and tokens.
+
+    That is everything of fewer than two axes that are longer than one, as in the recipes of DINO
+    and VGGT.
+    """
+    return sum(size > 1 for size in parameter.shape) >= 2 and not name.endswith("bias")
+
+
 def weight_groups(
     module: nn.Module, *, name: str = "", lr_scale: float = 1.0, clip: str = "all"
 ) -> list[ParameterGroup]:
     """Return a module's trainable parameters in two groups: with weight decay and without.
 
-    Biases, norms, scales and tokens (everything of fewer than two axes that are longer than one)
-    have none, as in the DINO and VGGT recipes.
+    See `is_decayed`.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for key, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        narrow = sum(size > 1 for size in parameter.shape) < 2
-        (plain if narrow or key.endswith(".bias") else decayed).append(parameter)
+        (decayed if is_decayed(key, parameter) else plain).append(parameter)
     prefix = f"{name}." if name else ""
     groups = [
         ParameterGroup(name=f"{prefix}weights", parameters=decayed, lr_scale=lr_scale, clip=clip),
