@@ -350,7 +350,15 @@ def test_batches_do_not_depend_on_how_a_step_is_shared() -> None:
 @pytest.mark.parametrize("targets", ["sinkhorn", "centering"])
 def test_two_processes_make_the_step_of_one(tmp_path: Path, targets: str) -> None:
     """Losses whose terms span the batch (Sinkhorn, centres, KoLeo) are over all processes."""
-    changes = {"steps": 2, "targets": targets, "koleo_weight": 1.0}
+    # Without the coordinates that DINOv3 rescales at random in every forward pass.
+    model = {"patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 1}
+    model["pos_embed_rope_rescale_coords"] = None
+    changes = {
+        "steps": 1,
+        "targets": targets,
+        "koleo_weight": 1.0,
+        "model_options": model,
+    }
     code = (
         "import json, sys; from pathlib import Path\n"
         "from tests.training.test_dino import settings\n"
@@ -361,9 +369,14 @@ def test_two_processes_make_the_step_of_one(tmp_path: Path, targets: str) -> Non
     )
     with processes(["-c", code, str(tmp_path / "two"), json.dumps(changes)], 2):
         train(DinoTask(settings(batch_size=8, **changes)), tmp_path / "one")
-    one, two = (load_state(tmp_path / name / LAST)["task"] for name in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=0, atol=1e-6, msg=name)
+    one, two = (load_state(tmp_path / name / LAST) for name in ("one", "two"))
+    # Adam divides by the gradient's own size, so rounding shows in the weights of tiny gradients;
+    # its first moment is the gradient itself, clipped, times 0.1.
+    for index, moments in one["optimizer"]["state"].items():
+        other = two["optimizer"]["state"][index]["exp_avg"]
+        torch.testing.assert_close(moments["exp_avg"], other, rtol=1e-4, atol=1e-6)
+    for name in ("dino_center.value", "ibot_center.value"):
+        torch.testing.assert_close(one["task"][name], two["task"][name], rtol=0, atol=1e-6)
 
 
 # -- results --------------------------------------------------------------------------------------
