@@ -158,7 +158,7 @@ class _Training:
         self.module = fabric.setup_module(task)
         self.groups = task.parameter_groups()
         _refuse_bad_groups(self.groups)
-        self.optimizer = fabric.setup_optimizers(self._optimizer())
+        self.optimizer: Any = fabric.setup_optimizers(self._optimizer())
         self.average = WeightAverage(task, self.settings.ema) if self.settings.ema else None
         self.sums: dict[str, Tensor] = {}
         self.summed = 0
