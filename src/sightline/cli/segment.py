@@ -60,11 +60,20 @@ def _verb(name: str, text: str) -> VerbParser:
     return verb
 
 
+def _cluster_option(verb: VerbParser) -> None:
+    verb.add_argument(
+        "--cluster",
+        type=str | None,
+        help="spread the work over a Ray cluster that shares the disk: auto, or its address",
+    )
+
+
 def fit(words: list[str]) -> None:
     """Run ``segment fit``."""
     verb = _verb(" fit", "Fill a memory bank from references.")
     for record in (ReferenceOptions, EncoderOptions, MaskOptions):
         verb.add_record(record)
+    _cluster_option(verb)
     arguments = verb.parse_args(words)
     output = output_path(verb, arguments)
     references = record_from(ReferenceOptions, arguments)
@@ -75,7 +84,9 @@ def fit(words: list[str]) -> None:
 
     tasks.check_output(output, arguments.overwrite)
     with ProgressBars() as bars:
-        bank = tasks.fit(references, encoder, masks, output, progress=bars)
+        bank = tasks.fit(
+            references, encoder, masks, output, cluster=arguments.cluster, progress=bars
+        )
     if arguments.json:
         from sightline.segmentation.calibration import reference_report
 
@@ -95,6 +106,7 @@ def _bank_options(verb: VerbParser) -> None:
         "--vis-thr", type=float, default=0.5, metavar="SCORE", help="least score that is drawn"
     )
     verb.add_record(MaskOptions)
+    _cluster_option(verb)
 
 
 def _open(verb: VerbParser, arguments: Any) -> Any:  # noqa: ANN401
@@ -105,7 +117,8 @@ def _open(verb: VerbParser, arguments: Any) -> Any:  # noqa: ANN401
     bank = MemoryBank.load(path)
     masks = record_from(MaskOptions, arguments)
     encoder = tasks.encoder_of(bank, EncoderOptions(checkpoint=arguments.checkpoint), masks.device)
-    return tasks.open_segmenter(encoder, masks, bank)
+    segmenter = tasks.open_segmenter(encoder, masks, bank)
+    return tasks.spread(segmenter, arguments.checkpoint, masks, arguments.cluster)
 
 
 def predict(words: list[str]) -> None:
@@ -247,6 +260,7 @@ def everything(words: list[str]) -> None:
     verb.add_record(ReferenceOptions, skip=("references",))
     verb.add_record(EncoderOptions)
     verb.add_record(MaskOptions)
+    _cluster_option(verb)
     if words in (["-h"], ["--help"]):
         names = "\n".join(f"  {name:<10}{SUBVERBS[name].__doc__}" for name in SUBVERBS)
         sys.stdout.write(f"sub-verbs (each has its own --help):\n{names}\n\n")
@@ -271,8 +285,9 @@ def everything(words: list[str]) -> None:
     encoder = record_from(EncoderOptions, arguments)
     path = output / "bank.safetensors"
     with ProgressBars() as bars:
-        bank = tasks.fit(references, encoder, masks, path, progress=bars)
+        bank = tasks.fit(references, encoder, masks, path, cluster=arguments.cluster, progress=bars)
     segmenter = tasks.open_segmenter(tasks.open_encoder(encoder, masks), masks, bank)
+    segmenter = tasks.spread(segmenter, encoder.checkpoint, masks, arguments.cluster)
     images = None if arguments.images is None else Path(arguments.images)
     truth, folder = tasks.open_dataset(Path(data), images, bank)
     scores = _score(segmenter, truth, folder, output / "evaluation", arguments, keep=False)

@@ -17,6 +17,7 @@ def run_tasks(
     *,
     workers: int | None = None,
     cluster: str | None = None,
+    gpus: float = 0.0,
 ) -> Generator[tuple[int, Result | InputError], None, None]:
     """Yield (position, result) as tasks finish; a task's InputError is its result.
 
@@ -30,13 +31,14 @@ def run_tasks(
         workers: Threads; default: the cores, at most 4.
         cluster: ``auto`` for the Ray cluster of this machine, or an address; all its machines must
             have this package and see the same files. None works here.
+        gpus: What a task takes of a cluster's GPUs.
 
     Raises:
         MissingExtraError: If Ray is asked for and not installed.
         InputError: If there is no such cluster.
     """
     if cluster is not None:
-        yield from _on_cluster(function, tasks, cluster)
+        yield from _on_cluster(function, tasks, cluster, gpus)
         return
     threads = workers or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
@@ -64,7 +66,7 @@ def _finished(running: dict[Future[Result], int]) -> Iterator[tuple[int, Result 
 
 
 def _on_cluster(
-    function: Callable[[Task], Result], tasks: Sequence[Task], cluster: str
+    function: Callable[[Task], Result], tasks: Sequence[Task], cluster: str, gpus: float
 ) -> Iterator[tuple[int, Result | InputError]]:
     try:
         import ray  # pyright: ignore[reportMissingImports]  # optional extra
@@ -80,11 +82,12 @@ def _on_cluster(
                 "ray start --head, or leave out --cluster"
             ) from error
     try:
-        remote = ray.remote(_caught).options(num_cpus=1)
+        remote = ray.remote(_caught).options(num_cpus=1, num_gpus=gpus)
+        sent = ray.put(function)  # once: it may carry much
         ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         running: dict[Any, int] = {}
         for at, task in enumerate(tasks):
-            running[remote.remote(function, task)] = at
+            running[remote.remote(sent, task)] = at
             if len(running) >= ahead:
                 yield from _ready(ray, running)
         while running:

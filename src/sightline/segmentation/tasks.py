@@ -1,8 +1,9 @@
 """The steps behind ``sightline segment``: fit a bank, predict, evaluate, or all three."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from sightline.segmentation.references import (
 )
 from sightline.segmentation.sampling import CLASS_LISTS, class_list, shots_from_json
 from sightline.segmentation.segmenter import FewShotSegmenter, SegmentOptions
+from sightline.segmentation.spread import Cluster, SpreadSegmenter
 from sightline.segmentation.voc import is_voc, read_voc
 from sightline.types import InstanceMasks
 
@@ -77,19 +79,63 @@ def encoder_of(bank: MemoryBank, options: EncoderOptions, device: str = "auto") 
     Raises:
         InputError: The bank does not say, or these are other weights.
     """
-    told = bank.encoder
     try:
-        return create_encoder(
-            str(told["name"]),
-            options.checkpoint,
-            size=int(told["size"]),
-            layers=tuple(int(layer) for layer in told["layers"]),
-            debias=int(told["debias"]),
-            norm=bool(told["norm"]),
-            device=device,
-        )
+        return _encoder_like(bank.encoder, options, device)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("the bank does not say which encoder filled it; fit it again") from error
+
+
+def _encoder_like(told: Mapping[str, Any], options: EncoderOptions, device: str) -> Encoder:
+    """Return the encoder of a signature."""
+    return create_encoder(
+        str(told["name"]),
+        options.checkpoint,
+        size=int(told["size"]),
+        layers=tuple(int(layer) for layer in told["layers"]),
+        debias=int(told["debias"]),
+        norm=bool(told["norm"]),
+        device=device,
+    )
+
+
+def spread(
+    segmenter: FewShotSegmenter, checkpoint: str | None, masks: MaskOptions, cluster: str | None
+) -> FewShotSegmenter:
+    """Return a segmenter that works on a Ray cluster, or the same one where none is named.
+
+    Args:
+        segmenter: Of this process.
+        checkpoint: Weights of its encoder, at a path that all machines see.
+        masks: The options that it was opened with.
+        cluster: ``auto`` for this machine's cluster, or an address.
+    """
+    if cluster is None:
+        return segmenter
+    told = dict(segmenter.encoder.signature)
+    places = MaskOptions(**{**asdict(masks), "sam": _absolute(masks.sam)})
+    arguments = (told, _absolute(checkpoint), places)
+    on_gpu = masks.device == "cuda" or (masks.device == "auto" and torch.cuda.is_available())
+    return SpreadSegmenter(
+        segmenter,
+        Cluster(
+            address=cluster,
+            open=partial(_open_there, *arguments),
+            key=repr(arguments),
+            gpus=1.0 if on_gpu else 0.0,
+        ),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _open_there(
+    told: dict[str, Any], checkpoint: str | None, masks: MaskOptions
+) -> FewShotSegmenter:
+    """Open a segmenter in a worker, as its encoder says of itself."""
+    options = EncoderOptions(checkpoint=checkpoint)
+    return open_segmenter(_encoder_like(told, options, masks.device), masks)
 
 
 def open_segmenter(
@@ -186,14 +232,16 @@ def fit(
     masks: MaskOptions,
     output: Path,
     *,
+    cluster: str | None = None,
     progress: Progress | None = None,
 ) -> MemoryBank:
-    """Fill a bank from references and write it."""
+    """Fill a bank from references, here or on a cluster (see `spread`), and write it."""
     rows = gather_references(references)
     against = []
     if references.negatives is not None:
         against = read_references(Path(references.negatives))
     segmenter = open_segmenter(open_encoder(encoder, masks), masks)
+    segmenter = spread(segmenter, encoder.checkpoint, masks, cluster)
     bank = segmenter.fit(rows, against, progress=progress).bank
     assert bank is not None
     for quality in reference_report(bank):
