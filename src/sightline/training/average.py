@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 @torch.no_grad()
@@ -15,9 +14,17 @@ def move_towards(values: Iterable[Tensor], targets: Iterable[Tensor], share: flo
     torch._foreach_lerp_(list(values), goals, share)  # pyright: ignore[reportPrivateImportUsage]
 
 
+def is_share(value: Tensor) -> bool:
+    """Tell whether this process may hold a part of a tensor only (a ``DTensor``).
+
+    Asked this way because the class's own module takes a second to import.
+    """
+    return hasattr(value, "full_tensor")
+
+
 def whole(value: Tensor) -> Tensor:
     """Return a tensor of which this process may hold a share, whole."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if is_share(value) else value  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class WeightAverage:
@@ -58,6 +65,8 @@ class WeightAverage:
         """Take the values of a checkpoint, in place."""
         for name, value in self.values.items():
             given = state[name].to(value.device)
-            if isinstance(value, DTensor):
-                given = distribute_tensor(given, value.device_mesh, value.placements)
+            if is_share(value):
+                from torch.distributed.tensor import distribute_tensor
+
+                given = distribute_tensor(given, value.device_mesh, value.placements)  # pyright: ignore[reportAttributeAccessIssue]
             value.copy_(given)
