@@ -44,7 +44,7 @@ def option(hint: Any, default: Any = None) -> Option:
         (Literal["a", "b"] | None, None, "default", None),
         (list[str] | None, None, "x, y,", ["x", "y"]),
         (list[int] | None, None, "1,2", [1, 2]),
-        (tuple[str, ...] | None, None, "cup", ("cup",)),
+        (tuple[str, ...] | None, None, "cup", ["cup"]),
         (str | None, None, " name ", "name"),
         (str, "auto", "", "auto"),
     ],

@@ -31,7 +31,9 @@ def test_ctrl_c_ends_everything_and_a_new_server_goes_on(tmp_path: Path) -> None
         assert server.stdout is not None
         address, _, key = server.stdout.readline().strip().partition("?key=")
         job = ask(address, key, "jobs", {"kind": "demo", "options": {"steps": 5000}})
-        while not (job["progress"]["stage"] or job["state"] != "running"):
+        while job["state"] == "queued" or (
+            job["state"] == "running" and not job["progress"]["stage"]
+        ):
             job = ask(address, key, f"jobs/{job['id']}?wait=25&version={job['version']}")
         worker = ask(address, key, "machine")["workers"][0]
         assert worker["busy"]

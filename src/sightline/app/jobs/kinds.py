@@ -57,7 +57,14 @@ class Role:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """An option that is a plain value."""
+    """An option that is a plain value.
+
+    Attributes:
+        name: As a field of its record.
+        hint: The field's type.
+        default: A JSON value: of tuples the list.
+        text: The help.
+    """
 
     name: str
     hint: Any
@@ -128,7 +135,7 @@ class Kind:
                 found[item.name] = Option(
                     name=item.name,
                     hint=hints[item.name],
-                    default=item.default,
+                    default=list(item.default) if isinstance(item.default, tuple) else item.default,
                     text=item.metadata.get("help", ""),
                 )
         return found
@@ -149,7 +156,12 @@ class Kind:
                 raise InputError(f"{self.name} needs a {what} for {name}; give one")
         for record in self.records:
             names = {item.name for item in dataclasses.fields(record)}
-            inside = {name: value for name, value in values.items() if name in names}
+            hints = get_type_hints(record)
+            inside = {
+                name: tuple(value) if isinstance(value, list) and _is_tuple(hints[name]) else value
+                for name, value in values.items()
+                if name in names
+            }
             # A record only wants to know that a file is there.
             record(**inside, **{name: "given" for name in given if name in names})
         exports = values.get("to" if self.name == "export" else "export")
@@ -410,11 +422,15 @@ def _train_kinds() -> list[Kind]:
 
 
 _TRAINING_DATA = Role(shape="folder", kinds=("picture", "video", "text"), text="pictures or scenes")
-_NOT_TRAINED_WITH = ("devices", "nodes", "strategy", "loggers", "num_workers", "compile")
-"""More machines, and logs that leave this one, are the command line's."""
+_NOT_TRAINED_WITH = ("devices", "nodes", "strategy", "loggers", "num_workers", "compile", "compare")
+"""More machines, logs that leave this one, and comparisons are the command line's."""
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (*_ALL, *_train_kinds())}
 """Name -> kind."""
+
+
+def _is_tuple(hint: Any) -> bool:  # noqa: ANN401
+    return any(get_origin(part) is tuple for part in (hint, *get_args(hint)))
 
 
 def _is_mapping(hint: Any) -> bool:  # noqa: ANN401

@@ -66,8 +66,14 @@ def json_schema(option: Option) -> dict[str, Any]:
 
 def _check_type(option: Option, value: Any) -> Any:  # noqa: ANN401
     try:
+        if isinstance(value, list | tuple):  # as JSON, in which a list may stand for a tuple
+            return list(_adapter(option.hint).validate_json(json.dumps(value)))
         return _adapter(option.hint).validate_python(value)
-    except ValidationError as error:
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise InputError(
+                f"option {option.name}: expected plain values, got {value!r:.60}"
+            ) from error
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise InputError(f"option {option.name}: {first['msg']}") from error
 

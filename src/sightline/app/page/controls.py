@@ -108,7 +108,7 @@ def make_control(
         precision = None if float in kinds else 0
         return gr.Number(value=value, precision=precision, **common)
     # A number that may be absent is text: a number field would turn nothing into 0.
-    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
     return gr.Textbox(
         value="" if text is None else str(text), placeholder=DEFAULT, max_lines=1, **common
     )
@@ -130,8 +130,8 @@ def read_value(option: Option, raw: Any) -> Any:  # noqa: ANN401
     inner = next((part for part in kinds if get_origin(part) in (list, tuple)), None)
     try:
         if inner is not None:
-            whole, of = get_origin(inner), get_args(inner)[0]
-            return whole(of(part.strip()) for part in str(raw).split(",") if part.strip())
+            of = get_args(inner)[0]
+            return [of(part.strip()) for part in str(raw).split(",") if part.strip()]
         if float in kinds:
             return float(raw)
         if int in kinds:
