@@ -143,7 +143,7 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], str, Read]]:
     pixels = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
     rng = np.random.default_rng(0)
 
-    def picture(name: str, **options: Any) -> bytes:
+    def picture(name: str, **options: Any) -> bytes:  # noqa: ANN401
         path = folder / name
         mode = options.pop("mode", "RGB")
         Image.fromarray(pixels).convert(mode).save(path, **options)
@@ -275,14 +275,11 @@ class TooSlow(BaseException):
     """Not an `Exception`: no reader may swallow it."""
 
 
-def _attack(name: str, seeds: Path, start: int, count: int, seed: int, results: Any) -> None:
+def _attack(name: str, start: int, count: int, seed: int, results: Any) -> None:  # noqa: ANN401
     """Run ``count`` executions of one reader in this process; report findings as they come."""
-    import pickle
-
     from sightline.errors import SightlineError
 
     files, filename, read = readers_cache[name]
-    del seeds, pickle
     scratch = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     target = scratch / filename
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -354,9 +351,7 @@ def attack(name: str, count: int, seed: int, keep: Path) -> dict[str, Any]:
     tally: dict[str, Any] = {"executions": 0, "errors": 0, "accepted": 0, "findings": []}
     while begun < count:
         results = context.SimpleQueue()
-        process = context.Process(
-            target=_attack, args=(name, keep, begun, count - begun, seed, results)
-        )
+        process = context.Process(target=_attack, args=(name, begun, count - begun, seed, results))
         process.start()
         finished = False
         while not finished:
@@ -414,7 +409,10 @@ def main() -> None:
         for name, count in _rounds(names, arguments.executions):
             table[name] = attack(name, count, arguments.seed, keep)
             row = table[name]
-            print(f"{name:22} {json.dumps({k: v for k, v in row.items() if k != 'findings'})}", flush=True)
+            print(
+                f"{name:22} {json.dumps({k: v for k, v in row.items() if k != 'findings'})}",
+                flush=True,
+            )
             for finding in row["findings"][:5]:
                 print("   ", finding)
     total = {
