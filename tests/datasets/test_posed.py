@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,13 @@ import torch
 from PIL import Image
 
 from sightline.datasets.multiview import sample_rng
-from sightline.datasets.posed import PosedScenes, is_pseudo, open_posed, read_colmap_map
+from sightline.datasets.posed import (
+    PosedScenes,
+    is_pseudo,
+    open_posed,
+    read_colmap_map,
+    split_scenes,
+)
 from sightline.errors import FileFormatError, InputError
 from sightline.io.depth import write_depth_png, write_depth_scale
 from sightline.io.scene_arrays import write_cameras, write_geometry
@@ -182,3 +189,13 @@ def test_damaged_files_are_named(tmp_path):
     (scene / "transforms.json").write_text(json.dumps(content)[:-5])
     with pytest.raises(FileFormatError, match=r"transforms\.json"):
         open_posed(scene)
+
+
+def test_scenes_are_held_out(tmp_path):
+    (scene,) = open_posed(write_transforms_scene(tmp_path / "scene"))
+    for count, held in ((25, [9, 19]), (3, [2]), (1, [])):
+        scenes = tuple(replace(scene, name=str(i)) for i in range(count))
+        train, val = split_scenes(scenes)
+        assert [int(s.name) for s in val] == held
+        assert {s.name for s in train} | {s.name for s in val} == {s.name for s in scenes}
+        assert len(train) + len(val) == count

@@ -47,7 +47,9 @@ MAX_INDEX_BYTES = 64 << 20
 MAX_SHARDS = 1000
 MAX_NOTE_BYTES = 1 << 16
 METADATA = "sightline"
-"""Entry of a safetensors header under which options of the network stand, as JSON."""
+"""Entry of a safetensors header, and of torch files, that says what the tensors do not."""
+PSEUDO = "pseudo ground truth"
+"""True there when the network was trained on estimated cameras and depth."""
 MAX_DEPTH = 64
 
 
@@ -96,7 +98,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         head = file.read(64)
     if path.suffix == ".safetensors" and not head.startswith(_LFS) or head[8:9] == b"{":
         weights, config = _read_safetensors(path)
-        return Checkpoint(path=path, kind="safetensors", weights=weights, config=config)
+        notes = tuple(_told_truth(config))
+        return Checkpoint(
+            path=path, kind="safetensors", weights=weights, config=config, notes=notes
+        )
     for mark, what in _FOREIGN.items():
         if head.lstrip().lower().startswith(mark):
             msg = f"expected weights, but {path} is {what}"
@@ -118,9 +123,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if isinstance(file.content, dict) and any(key in file.content for key in TRAINING):
         used = f": {inside} inside, which was taken" if inside else ""
         notes.append(f"training checkpoint{used}")
-    story = file.content.get("training") if isinstance(file.content, dict) else None
-    if isinstance(story, dict) and story.get("pseudo ground truth") is True:
-        notes.append("trained on pseudo ground truth: estimated cameras and depth")
+    notes += _told_truth(file.content.get(METADATA) if isinstance(file.content, dict) else None)
     if file.quantised:
         notes.append("quantised tensors, which were left out")
     return Checkpoint(
@@ -182,6 +185,12 @@ def _told(note: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _told_truth(about: Any) -> list[str]:  # noqa: ANN401
+    """Return the note that a network was trained on estimates, where its file says so."""
+    estimated = isinstance(about, dict) and about.get(PSEUDO) is True
+    return ["trained on pseudo ground truth: estimated cameras and depth"] if estimated else []
 
 
 def _read_shards(path: Path) -> Checkpoint:

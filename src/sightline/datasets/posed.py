@@ -31,6 +31,8 @@ _REACH = 16
 """How many of the nearest views others are drawn from, at least."""
 _TURN = 30.0
 """Degrees between views that count like one median distance between cameras."""
+_HELD_OUT = 10
+"""One scene of this many is for validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -310,3 +312,17 @@ def nearest_views(w2c: Float64[ndarray, "N 4 4"]) -> Int64[ndarray, "N M"]:
 def is_pseudo(scenes: Sequence[PosedScene]) -> bool:
     """Return whether any scene's truth is an estimate."""
     return any(scene.pseudo for scene in scenes)
+
+
+def split_scenes(
+    scenes: Sequence[PosedScene],
+) -> tuple[tuple[PosedScene, ...], tuple[PosedScene, ...]]:
+    """Return the scenes for training and those for validation: every tenth, or the last of fewer.
+
+    A single scene is for training, and none for validation.
+    """
+    apart = set(range(_HELD_OUT - 1, len(scenes), _HELD_OUT)) or {len(scenes) - 1}
+    if len(scenes) < 2:
+        apart = set()
+    train = tuple(scene for i, scene in enumerate(scenes) if i not in apart)
+    return train, tuple(scenes[i] for i in sorted(apart))

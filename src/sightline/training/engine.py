@@ -30,7 +30,7 @@ from sightline.training.collectives import all_max, all_mean
 from sightline.training.devices import clip_gradients, is_sharded, launch
 from sightline.training.draws import Draw, torch_seed
 from sightline.training.log import TrainLog
-from sightline.training.settings import FREE
+from sightline.training.settings import FREE, TrainSettings
 from sightline.training.state import gather_state, load_state, save_state, spread_state
 from sightline.training.stop import StopRequest
 from sightline.training.task import ParameterGroup, Plan, TrainTask
@@ -238,21 +238,10 @@ class _Training:
             )
 
     def _stream(self) -> Iterator[Any]:
-        settings, rank, world = self.settings, self.plan.rank, self.plan.world
-        draws = [
-            Draw(
-                seed=settings.seed,
-                step=step,
-                part=micro * world + rank,
-                parts=self.parts,
-                size=settings.batch_size,
-            )
-            for step in range(self.step, self.plan.steps)
-            for micro in range(settings.accumulate)
-        ]
+        settings = self.settings
         loader = DataLoader(
             _Batches(self.task),
-            sampler=draws,
+            sampler=_Draws(settings, self.plan, self.step, self.parts),
             batch_size=None,
             num_workers=settings.num_workers,
             pin_memory=self.plan.device.type == "cuda",
@@ -386,6 +375,27 @@ class _Training:
         folder.state["exports"] = [path.relative_to(folder.path).as_posix() for path in made]
         with folder.stage("report"):
             write_training_report(folder, self.command)
+
+
+class _Draws:
+    """What each batch of this process is drawn by, from a step on; a million steps take no memory."""
+
+    def __init__(self, settings: TrainSettings, plan: Plan, first: int, parts: int) -> None:
+        self.settings, self.plan, self.first, self.parts = settings, plan, first, parts
+
+    def __len__(self) -> int:
+        return (self.plan.steps - self.first) * self.settings.accumulate
+
+    def __iter__(self) -> Iterator[Draw]:
+        for step in range(self.first, self.plan.steps):
+            for micro in range(self.settings.accumulate):
+                yield Draw(
+                    seed=self.settings.seed,
+                    step=step,
+                    part=micro * self.plan.world + self.plan.rank,
+                    parts=self.parts,
+                    size=self.settings.batch_size,
+                )
 
 
 class _Batches(Dataset):

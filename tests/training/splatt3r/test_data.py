@@ -3,11 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from sightline.checkpoints import read_checkpoint
 from sightline.datasets.multiview import sample_rng
 from sightline.errors import InputError
+from sightline.training.engine import train
 from sightline.training.splatt3r.batch import pair_batch
-from sightline.training.splatt3r.data import held_out, open_source, training_batch
+from sightline.training.splatt3r.data import estimated, held_out, open_source, training_batch
+from sightline.training.splatt3r.task import Splatt3rTask
 from tests.datasets.replicas import room, write_co3d
+from tests.datasets.test_posed import MAKERS
 from tests.training.splatt3r import small
 
 
@@ -16,7 +20,7 @@ def test_a_missing_folder_says_what_to_download(tmp_path: Path) -> None:
         InputError, match=r"there is no folder .*co3d; get CO3D v2 \(https://.*9 GB"
     ):
         open_source(small.settings(data=str(tmp_path / "co3d")), "train")
-    with pytest.raises(InputError, match="found no data of a known layout"):
+    with pytest.raises(InputError, match="is empty"):
         open_source(small.settings(data=str(tmp_path)), "train")
 
 
@@ -49,3 +53,24 @@ def test_jitter_changes_all_views_alike() -> None:
     )
     assert not torch.equal(first.images, second.images)
     assert torch.equal(first.depth, second.depth)
+
+
+def test_posed_scenes_and_runs_give_pairs_and_say_whether_they_are_estimates(
+    tmp_path: Path,
+) -> None:
+    for kind in ("transforms", "run"):
+        chosen = small.settings(data=str(MAKERS[kind](tmp_path / kind)))
+        source = open_source(chosen, "train")
+        assert estimated(source) == (kind == "run")
+        pairs = pair_batch(training_batch(source, [sample_rng(0, "train", 0)], chosen))
+        assert pairs.targets.shape == (1, 2, 3, 32, 32)
+        assert pairs.masks.any()
+
+
+def test_a_file_says_that_its_truth_was_estimated(tmp_path: Path) -> None:
+    data = MAKERS["run"](tmp_path / "run")
+    run = train(Splatt3rTask(small.settings(data=str(data), steps=1)), tmp_path / "out")
+    (file,) = (run / "checkpoints").glob("*.safetensors")
+    assert read_checkpoint(file).notes == (
+        "trained on pseudo ground truth: estimated cameras and depth",
+    )

@@ -13,7 +13,7 @@ from sightline.models.pose_encoding import encode_cameras
 from sightline.training.draws import Draw
 from sightline.training.engine import train
 from sightline.training.vggt import VggtTask
-from sightline.training.vggt.data import held_out, training_batch, true_tracks, truth_of
+from sightline.training.vggt.data import training_batch, true_tracks, truth_of
 from sightline.training.vggt.measure import Prediction, constant, mean_prediction, measure
 from sightline.training.vggt_losses import normalize_truth, track_loss
 from tests.datasets.replicas import room, write_co3d, write_scannetpp
@@ -101,12 +101,6 @@ def test_photos_are_refused_with_the_way_to_make_truth(tmp_path):
     write_pictures(tmp_path / "photos")
     with pytest.raises(InputError, match="sightline reconstruct"):
         VggtTask(settings(data=str(tmp_path / "photos"))).check()
-
-
-def test_scenes_are_held_out():
-    assert held_out(25) == {9, 19}
-    assert held_out(3) == {2}
-    assert held_out(1) == set()
 
 
 # -- measures -------------------------------------------------------------------------------------
@@ -204,7 +198,7 @@ def test_training_leaves_a_checkpoint_that_tells_its_story(tmp_path):
     data = write_run(tmp_path / "run")
     run = train(VggtTask(settings(data=str(data), steps=2)), tmp_path / "out")
     file = run / "checkpoints" / "vggt_custom.pt"
-    story = torch.load(file, weights_only=True)["training"]
+    story = torch.load(file, weights_only=True)["sightline"]
     assert story["pseudo ground truth"] is True
     assert "trained on pseudo ground truth" in check_file(file).checkpoint.notes[0]
     state = json.loads((run / "run.json").read_text())

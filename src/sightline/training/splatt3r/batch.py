@@ -11,6 +11,7 @@ from torch import Tensor
 from sightline.datasets.multiview import world_points
 from sightline.datasets.overlap import shown_in, target_masks
 from sightline.errors import ShapeError
+from sightline.geometry.pose import invert_se3
 from sightline.training.pairwise_losses import mean_distance
 from sightline.types import MultiView, TensorStruct
 
@@ -75,7 +76,7 @@ def pair_batch(batch: MultiView) -> PairBatch:
             f"of which {batch.num_context} are context; draw with num_context=2"
         )
         raise ShapeError(msg)
-    first = torch.linalg.inv(batch.w2c[:, :1])
+    first = invert_se3(batch.w2c[:, :1])
     moved = batch.w2c @ first
     local = world_points(replace(batch, w2c=moved))
     return PairBatch(

@@ -9,6 +9,7 @@ import numpy as np
 from sightline.datasets.augment import ColorJitter
 from sightline.datasets.co3d import CATEGORIES, Co3d, open_co3d
 from sightline.datasets.multiview import MultiViewSource, collate, sample_rng
+from sightline.datasets.posed import PosedScenes, is_pseudo, open_posed, split_scenes
 from sightline.datasets.rooms import Rooms
 from sightline.datasets.scannetpp import ScanNetPP, open_scannetpp
 from sightline.errors import InputError
@@ -20,7 +21,8 @@ ADVICE = (
     "CO3D v2 (https://github.com/facebookresearch/co3d, download_dataset.py; its "
     "--single_sequence_subset is 8.9 GB, for set_lists manyview_dev): the folder that holds the "
     "categories; ScanNet++ (https://kaldir.vc.in.tum.de/scannetpp, on request): the folder with raw/, "
-    "processed/ and coverage/; or leave data out for synthetic rooms"
+    "processed/ and coverage/; scenes with poses and depth, or runs of sightline reconstruct; or leave "
+    "data out for synthetic rooms"
 )
 """What to do where there is no data."""
 
@@ -56,7 +58,14 @@ def open_source(settings: Splatt3rSettings, split: Split) -> MultiViewSource:
     if kind == "scannetpp":
         band = (settings.overlap, settings.overlap)
         return ScanNetPP(scenes=open_scannetpp(root, split=split), band=band)
-    raise InputError(f"found no data of a known layout in {root}; get {ADVICE}")
+    train, held = split_scenes(open_posed(root))
+    # Of a single scene validation draws other pairs.
+    return PosedScenes(scenes=train if split == "train" else held or train, num_context=2)
+
+
+def estimated(source: MultiViewSource) -> bool:
+    """Return whether the source's cameras and depth are estimates: pseudo ground truth."""
+    return isinstance(source, PosedScenes) and is_pseudo(source.scenes)
 
 
 def _format_of(root: Path) -> str:

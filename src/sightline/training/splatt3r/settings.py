@@ -46,7 +46,7 @@ class Splatt3rSettings(TrainSettings):
     mask_background: Literal["yes", "no", "random"] = option(
         "random", "CO3D: forget the depth of the background"
     )
-    overlap: float = option(0.3, "ScanNet++ and posed scenes: least overlap of the views")
+    overlap: float = option(0.3, "ScanNet++: overlap of the views")
     baseline: float = option(0.5, "synthetic rooms: metres between views, at most")
     resolution: int = option(512, "side of the square pictures, in pixels")
     targets: int = option(3, "views a pair is judged on")

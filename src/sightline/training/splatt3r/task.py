@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.checkpoints import save_weights
+from sightline.checkpoints.read import PSEUDO
 from sightline.errors import CheckpointError, InputError
 from sightline.metrics.lpips import Lpips, find_lpips, load_lpips
 from sightline.models.fusion import FusedSplatt3R
@@ -22,7 +23,7 @@ from sightline.training.splatt3r.batch import (
     pair_batch,
     unit_of,
 )
-from sightline.training.splatt3r.data import held_out, open_source, training_batch
+from sightline.training.splatt3r.data import estimated, held_out, open_source, training_batch
 from sightline.training.splatt3r.evaluate import PairScore, means, score_pairs
 from sightline.training.splatt3r.losses import SUBSTITUTE, splatt3r_loss
 from sightline.training.splatt3r.network import build_network, freeze, frozen_parts, weights_file
@@ -180,6 +181,8 @@ class Splatt3rTask(TrainTask):
         }
         if isinstance(self.network, FusedSplatt3R):
             found["fusion"] = self.network.note
+        if estimated(self.source):
+            found[PSEUDO] = True
         return found
 
     def facts(self) -> dict[str, Any]:
@@ -191,6 +194,7 @@ class Splatt3rTask(TrainTask):
         return {
             "perceptual_loss": self.look,
             "data_source": settings.data or "synthetic rooms",
+            PSEUDO: estimated(self.source),
             "fused_backbone": backbone,
             "parameters": total,
             "trained_parameters": trained,

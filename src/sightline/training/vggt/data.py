@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from sightline.checkpoints.read import PSEUDO
 from sightline.datasets.augment import BatchShapes, ColorJitter
 from sightline.datasets.co3d import Co3d, open_co3d
 from sightline.datasets.multiview import MultiViewSource, camera_points, collate, world_points
-from sightline.datasets.posed import PosedScenes, is_pseudo, open_posed
+from sightline.datasets.posed import PosedScenes, is_pseudo, open_posed, split_scenes
 from sightline.datasets.rooms import Rooms
 from sightline.datasets.scannetpp import ScanNetPP, open_scannetpp
 from sightline.errors import InputError
@@ -21,9 +22,6 @@ from sightline.training.draws import Draw, generator
 from sightline.training.vggt.settings import VggtSettings
 from sightline.training.vggt_losses import Truth
 from sightline.types import MultiView
-
-_HELD_OUT = 10
-"""One scene of this many is for validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +46,7 @@ class Sources:
             "training scenes": self.scenes or "without end",
             "training pictures": self.pictures or "without end",
             "validation": "scenes of its own" if self.apart else "other views of the same scene",
-            "pseudo ground truth": self.pseudo,
+            PSEUDO: self.pseudo,
         }
 
 
@@ -102,9 +100,7 @@ def open_sources(settings: VggtSettings) -> Sources:
             apart=bool(held),
         )
     scenes = open_posed(root)
-    apart = held_out(len(scenes))
-    train = tuple(scene for i, scene in enumerate(scenes) if i not in apart)
-    held = tuple(scenes[i] for i in sorted(apart))
+    train, held = split_scenes(scenes)
     return Sources(
         train=PosedScenes(scenes=train, scale=scale),
         val=PosedScenes(scenes=held or train),
@@ -121,16 +117,6 @@ def _co3d_validation(root: Path) -> tuple[Any, ...]:
         return open_co3d(root, split="test")
     except InputError:  # the single-sequence subset has none
         return ()
-
-
-def held_out(count: int) -> frozenset[int]:
-    """Return which of some scenes are for validation: every tenth, or the last of fewer.
-
-    A single scene is for training; validation then takes other views of it.
-    """
-    if count < 2:
-        return frozenset()
-    return frozenset(range(_HELD_OUT - 1, count, _HELD_OUT)) or frozenset((count - 1,))
 
 
 def shapes_of(settings: VggtSettings, patch: int) -> BatchShapes:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightline.checkpoints import save_state_dict
 from sightline.datasets.augment import ColorJitter
 from sightline.io.atomic import atomic_path
 from sightline.io.depth import depth_preview
@@ -214,10 +215,9 @@ class VggtTask(TrainTask):
 
     def export(self, state: Mapping[str, Tensor], path: Path) -> list[Path]:
         """Write the network as a checkpoint of its family, which tells how it came about."""
-        content = {"model": part_of(state, "network."), "training": self.facts()}
-        with atomic_path(path / "vggt_custom.pt") as tmp:
-            torch.save(content, tmp)
-        return [path / "vggt_custom.pt"]
+        file = path / "vggt_custom.pt"
+        save_state_dict(part_of(state, "network."), file, self.facts())
+        return [file]
 
     def facts(self) -> dict[str, Any]:
         """Return what the network and the data are."""
