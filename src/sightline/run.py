@@ -8,12 +8,13 @@ first stage that ``run.json`` does not list.
 import contextlib
 import datetime
 import json
+import math
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -331,6 +332,17 @@ def _lock(handle: IO[str]) -> None:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def plain_values(value: Any) -> Any:  # noqa: ANN401
+    """Return what JSON can hold: paths as texts, numbers that are none as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 def is_run(path: Path) -> bool:

@@ -104,7 +104,7 @@ class LiveTable:
     def _score(self, event: Event) -> str:
         if event.task.kind != "probe":
             return ""
-        from sightline.io.inputs import read_json
+        from sightline.io.reading import read_json
 
         summary = read_json(self._store / "probe" / event.task.key / TASK_FILE)["summary"]
         values = [v for v in summary.get("scores", {}).get("psnr", []) if v is not None]

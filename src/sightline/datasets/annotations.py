@@ -1,8 +1,5 @@
 """JSON that comes with data sets of strangers: bounded, checked, with errors that name the file."""
 
-import gzip
-import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sightline.io.reading import FREE_BYTES, MAX_GROWTH, bad_file, check_file, read_whole
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Read a JSON file, packed by gzip where its name ends in ``gz``.
-
-    Raises:
-        InputError: If there is no such file.
-        FileFormatError: If it is no JSON, or unpacks to an unreasonable size.
-    """
-    content = _unpack(path) if path.name.endswith("gz") else read_whole(path)
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise bad_file(path, "JSON", str(error).partition("\n")[0]) from error
-
-
-def _unpack(path: Path) -> bytes:
-    packed = check_file(path)
-    limit = max(FREE_BYTES, MAX_GROWTH * packed)
-    try:
-        with gzip.open(path) as file:
-            content = file.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise bad_file(path, "a gzip file", str(error)) from error
-    if len(content) > limit:
-        raise bad_file(path, f"at most {limit} unpacked bytes", "more")
-    return content
+from sightline.io.reading import bad_file
 
 
 class Entry:

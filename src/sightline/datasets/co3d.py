@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-from sightline.datasets.annotations import Entry, entries, read_json
+from sightline.datasets.annotations import Entry, entries
 from sightline.datasets.augment import draw_keep
 from sightline.datasets.framing import PosedPicture, frame_picture, sample_of
 from sightline.errors import InputError, UnknownNameError
 from sightline.io.images import read_image, read_samples
-from sightline.io.reading import bad_file, inside
+from sightline.io.reading import MAX_ANNOTATION_BYTES, bad_file, inside, read_json
 from sightline.types import MultiView
 
 CATEGORIES = (
@@ -281,7 +281,7 @@ def _open_category(
     scored = folder / "sequence_annotations.jgz"
     good = {
         entry.text("sequence_name")
-        for entry in entries(scored, read_json(scored), "sequence")
+        for entry in entries(scored, read_json(scored, MAX_ANNOTATION_BYTES), "sequence")
         if entry.has("viewpoint_quality_score")
         and entry.number("viewpoint_quality_score") > quality
     }
@@ -292,7 +292,7 @@ def _open_category(
     file = folder / "frame_annotations.jgz"
     numbers = {(name, number) for name in names for number in wanted[name]}
     frames: dict[tuple[str, int], Entry] = {}
-    for entry in entries(file, read_json(file), "frame"):
+    for entry in entries(file, read_json(file, MAX_ANNOTATION_BYTES), "frame"):
         key = (entry.text("sequence_name"), int(entry.number("frame_number")))
         if key in numbers:
             frames[key] = entry
@@ -305,7 +305,7 @@ def _open_category(
 
 
 def _set_list(file: Path, split: str) -> list[tuple[str, int]]:
-    rows = Entry(file, read_json(file), "the file").rows(split)
+    rows = Entry(file, read_json(file, MAX_ANNOTATION_BYTES), "the file").rows(split)
     for row in rows:
         if not (isinstance(row, list) and len(row) >= 2 and isinstance(row[1], int)):
             raise bad_file(file, "rows of sequence, frame and path", repr(row)[:40])

@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sightline.datasets.annotations import Entry, read_json
+from sightline.datasets.annotations import Entry
 from sightline.datasets.augment import draw_keep
 from sightline.datasets.framing import PosedPicture, frame_picture, sample_of
 from sightline.datasets.overlap import coverage
 from sightline.errors import InputError
 from sightline.io.images import read_image, read_samples
-from sightline.io.reading import bad_file, inside, read_whole
+from sightline.io.reading import MAX_ANNOTATION_BYTES, bad_file, inside, read_json, read_whole
 from sightline.types import MultiView
 
 BANDS: dict[str, tuple[float, float]] = {
@@ -169,7 +169,7 @@ def read_test_set(path: Path, every: int = 10) -> tuple[tuple[str, int, int, int
         InputError: If there is no such file.
         FileFormatError: If it is damaged.
     """
-    rows = read_json(path)
+    rows = read_json(path, MAX_ANNOTATION_BYTES)
     if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 4 for r in rows):
         raise bad_file(path, "rows of scene, two context frames and a target", "something else")
     try:
@@ -207,7 +207,7 @@ def _open_scene(root: Path, name: str) -> ScanNetScene | None:
     raw = root / "raw" / "data" / name / "dslr"
     folder = root / "processed" / name / "dslr"
     lists = raw / "train_test_lists.json"
-    listed = Entry(lists, read_json(lists), "the file").rows("train")
+    listed = Entry(lists, read_json(lists, MAX_ANNOTATION_BYTES), "the file").rows("train")
     original = _frames(raw / "nerfstudio" / "transforms.json")
     cameras_file = folder / "nerfstudio" / "transforms_undistorted.json"
     cameras = _frames(cameras_file)
@@ -227,7 +227,7 @@ def _open_scene(root: Path, name: str) -> ScanNetScene | None:
         poses.append(flip @ cameras[frame].array("transform_matrix", 4, 4) @ flip)
     if not frames:
         return None
-    top = Entry(cameras_file, read_json(cameras_file), "the file")
+    top = Entry(cameras_file, read_json(cameras_file, MAX_ANNOTATION_BYTES), "the file")
     K = np.array(
         [
             [top.number("fl_x"), 0.0, top.number("cx")],
@@ -247,7 +247,7 @@ def _open_scene(root: Path, name: str) -> ScanNetScene | None:
 
 
 def _frames(path: Path) -> dict[str, Entry]:
-    rows = Entry(path, read_json(path), "the file").rows("frames")
+    rows = Entry(path, read_json(path, MAX_ANNOTATION_BYTES), "the file").rows("frames")
     found = [Entry(path, row, f"frame {index}") for index, row in enumerate(rows)]
     return {frame.text("file_path"): frame for frame in found}
 
@@ -255,4 +255,6 @@ def _frames(path: Path) -> dict[str, Entry]:
 def _coverage(path: Path, scene: str, frames: int) -> Float64[ndarray, "N N"] | None:
     if not path.is_file():
         return None
-    return Entry(path, read_json(path), "the file").array(scene, frames, frames)
+    return Entry(path, read_json(path, MAX_ANNOTATION_BYTES), "the file").array(
+        scene, frames, frames
+    )

@@ -5,20 +5,19 @@ here.
 """
 
 import glob
-import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sightline.errors import FileFormatError, InputError
 from sightline.io.colmap import find_colmap
 from sightline.io.decoding import SUPPORTED as PICTURES
 from sightline.io.decoding import image_format, read_head
 from sightline.io.masks import MASK_FOLDERS
-from sightline.io.reading import check_file, read_whole
+from sightline.io.reading import read_json
 from sightline.io.video import SUPPORTED as VIDEOS
 from sightline.io.video import is_video
 
@@ -43,7 +42,6 @@ _OTHER_PICTURES = frozenset(
 _SIDE_FOLDERS = frozenset(("depth", "depths", "sparse", "exports", "renders"))
 _IGNORED_FOLDERS = frozenset(("__macosx", "@eadir"))
 _MAX_FILES = 1_000_000
-_MAX_JSON = 512 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,22 +137,6 @@ def unique_names(paths: Sequence[Path], suffixes: Sequence[str]) -> tuple[str, .
         taken.add(name.casefold())
         names.append(name + suffix)
     return tuple(names)
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Read a JSON file from a stranger.
-
-    Raises:
-        FileFormatError: If it is not JSON, or unreasonably large or deep.
-    """
-    if check_file(path) > _MAX_JSON:
-        raise FileFormatError(f"{path.name}: expected a JSON file of at most {_MAX_JSON >> 20} MiB")
-    try:
-        return json.loads(read_whole(path).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(
-            f"{path.name}: expected JSON, got something else ({error}); export it again"
-        ) from error
 
 
 def _safe(stem: str) -> str:

@@ -14,9 +14,8 @@ from sightline.errors import FileFormatError, InputError
 from sightline.io import colmap_binary, colmap_text
 from sightline.io.colmap import ColmapCamera, camera_from_lens, lens_from_camera
 from sightline.io.colmap_model import CAMERA_MODELS
-from sightline.io.inputs import read_json
 from sightline.io.manifest import is_number
-from sightline.io.reading import read_whole
+from sightline.io.reading import read_json, read_whole
 from sightline.types import Lenses
 
 _SAME_SHAPE = 0.01

@@ -15,8 +15,8 @@ from typing import Any
 
 from sightline.errors import FileFormatError
 from sightline.io.atomic import atomic_path
-from sightline.io.inputs import MANIFEST_FORMAT, read_json
-from sightline.io.reading import inside
+from sightline.io.inputs import MANIFEST_FORMAT
+from sightline.io.reading import inside, read_json
 
 VERSION = 1
 MODALITIES = ("visible", "ir", "thermal", "depth", "satellite", "other")

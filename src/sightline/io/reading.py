@@ -1,11 +1,19 @@
 """Read files that strangers made: whole, regular, of bounded size, with one-sentence errors."""
 
+import gzip
+import json
+import zlib
 from pathlib import Path
+from typing import Any
 
 from sightline.errors import FileFormatError, InputError
 
 MAX_FILE_BYTES = 64 << 30
 """No scene file of ours comes near; stops a slip such as pointing at a disk image."""
+MAX_JSON_BYTES = 512 << 20
+"""Of a JSON file."""
+MAX_ANNOTATION_BYTES = 4 << 30
+"""Of the annotations of a large data set."""
 FREE_BYTES = 256 << 20
 """Any compressed file may unpack to this much."""
 MAX_GROWTH = 200
@@ -46,6 +54,40 @@ def read_whole(path: Path) -> bytes:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"cannot read {path}: {reason}; check its permissions") from error
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN401
+    """Read a JSON file from a stranger, packed by gzip where its name ends in ``gz``.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have, unpacked.
+
+    Raises:
+        InputError: If there is no such file.
+        FileFormatError: If it is no JSON, or unreasonably large or deep.
+    """
+    size = check_file(path)
+    if size > most:
+        raise bad_file(path, f"JSON of at most {most >> 20} MiB", f"{size >> 20} MiB")
+    content = _unpack(path, size, most) if path.name.endswith("gz") else read_whole(path)
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        why = str(error).partition("\n")[0]
+        raise bad_file(path, "JSON", f"something else ({why})") from error
+
+
+def _unpack(path: Path, packed: int, most: int) -> bytes:
+    limit = min(most, max(FREE_BYTES, MAX_GROWTH * packed))
+    try:
+        with gzip.open(path) as file:
+            content = file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise bad_file(path, "a gzip file", str(error)) from error
+    if len(content) > limit:
+        raise bad_file(path, f"at most {limit} unpacked bytes", "more")
+    return content
 
 
 def check_growth(path: Path, packed: int, unpacked: int, most: int = MAX_FILE_BYTES) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import FileFormatError, InputError
-from sightline.io.inputs import read_json
 from sightline.io.manifest import MODALITIES, SPLITS, is_matrix, is_number
+from sightline.io.reading import read_json
 
 _FILE_KEYS = ("file", "path", "filename", "image")
 _KNOWN = ("modality", "camera", "pose", "group", "split", "bands", "depth")

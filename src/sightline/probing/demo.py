@@ -7,8 +7,9 @@ from pathlib import Path
 from sightline.errors import InputError
 from sightline.io.atomic import atomic_folder, atomic_path
 from sightline.io.glb import write_glb
-from sightline.io.inputs import discover, read_json, unique_names
+from sightline.io.inputs import discover, unique_names
 from sightline.io.ply import write_point_ply
+from sightline.io.reading import read_json
 from sightline.probing import files
 from sightline.probing.clouds import Cloud, colored_points
 from sightline.probing.config import ProbeConfig

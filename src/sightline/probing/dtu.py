@@ -13,7 +13,7 @@ import torch
 from sightline.errors import FileFormatError, InputError
 from sightline.io.images import read_image, read_samples
 from sightline.io.reading import check_file
-from sightline.types import Cameras
+from sightline.probing.frames import stack_cameras, stack_pictures
 
 _MILLIMETRES = 1000.0
 _ERODE = np.ones((10, 10), np.uint8)
@@ -63,16 +63,11 @@ def read_dtu(folder: Path, stems: Sequence[str]) -> dict[str, Any]:
         depths.append(large)
         w2c.append(extrinsic)
         K.append(intrinsic)
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    stacked = stack_pictures(images)
     return {
         "names": tuple(names),
         "images": stacked,
-        "cameras": Cameras(
-            w2c=torch.from_numpy(np.stack(w2c)),
-            K=torch.from_numpy(np.stack(K)),
-            height=stacked.shape[2],
-            width=stacked.shape[3],
-        ),
+        "cameras": stack_cameras(w2c, K, stacked),
         "depth": torch.from_numpy(np.stack(depths)),
         "center": centers[0],
     }

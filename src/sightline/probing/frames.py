@@ -1,5 +1,6 @@
 """From the picture on disk to what points are made for and what is rendered, and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sightline.errors import InputError
 from sightline.probing.protocols import Protocol
+from sightline.types import Cameras
 
 PATCH = 16
 """Sides of working pictures are multiples of this."""
@@ -217,3 +219,20 @@ def lift_intrinsics(
         return lifted
     move = frame.target_from_original() @ torch.linalg.inv(frame.working_from_original())
     return move.to(K) @ K
+
+
+def stack_pictures(pictures: Sequence[np.ndarray]) -> UInt8[Tensor, "V 3 h w"]:
+    """Return pictures of one size, channels last, as one tensor with channels first."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def stack_cameras(
+    w2c: Sequence[np.ndarray], K: Sequence[np.ndarray], images: UInt8[Tensor, "V 3 h w"]
+) -> Cameras:
+    """Return the cameras of stacked pictures."""
+    return Cameras(
+        w2c=torch.from_numpy(np.stack(w2c)),
+        K=torch.from_numpy(np.stack(K)),
+        height=images.shape[2],
+        width=images.shape[3],
+    )

@@ -22,10 +22,10 @@ import torch
 from sightline.checkpoints import load_strict, read_weights
 from sightline.errors import InputError, UnknownNameError
 from sightline.io.atomic import atomic_write_text
-from sightline.io.inputs import read_json
+from sightline.io.reading import read_json
 from sightline.models.fusion import FusedSplatt3R
 from sightline.protocols import Progress
-from sightline.run import RunFolder, is_run
+from sightline.run import RunFolder, is_run, plain_values
 from sightline.training.engine import train
 from sightline.training.splatt3r import Splatt3rTask
 from sightline.training.splatt3r.batch import pair_batch
@@ -137,7 +137,7 @@ def compare(
         "format": "sightline-comparison",
         "seeds": list(seeds),
         "variants": [variant.name for variant in variants],
-        "common": _plain({**settings.as_dict(), "compare": None}),
+        "common": plain_values({**settings.as_dict(), "compare": None}),
     }
     atomic_write_text(output / "comparison.json", json.dumps(facts, indent=1))
     runs: list[VariantRun] = []
@@ -157,14 +157,6 @@ def _ours(output: Path) -> bool:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40] or "variant"
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _run(variant: Variant, seed: int, folder: Path, command: str) -> VariantRun:

@@ -12,7 +12,7 @@ import torch
 
 from sightline.errors import InputError
 from sightline.io.atomic import atomic_write_text
-from sightline.io.inputs import read_json
+from sightline.io.reading import read_json
 from sightline.metrics.lpips import find_lpips
 from sightline.probing.config import ProbeConfig
 from sightline.probing.datasets import list_sources

@@ -19,7 +19,7 @@ from sightline.errors import FileFormatError, InputError
 from sightline.io.given import GivenScene, given_from_transforms
 from sightline.io.images import read_image, read_samples
 from sightline.io.reading import bad_file, check_file
-from sightline.types import Cameras
+from sightline.probing.frames import stack_cameras, stack_pictures
 
 TRANSFORMS = Path("nerfstudio") / "transforms_undistorted.json"
 PICTURES = ("resized_undistorted_images", "undistorted_images")
@@ -125,17 +125,12 @@ def read_co3d(folder: Path, stems: Sequence[str]) -> dict[str, Any]:
         depths.append(_depth(folder, frames[stem], size))
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{folder.name}: the chosen frames are of unlike sizes; choose others")
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    stacked = stack_pictures(images)
     known = [depth for depth in depths if depth is not None]
     return {
         "names": tuple(names),
         "images": stacked,
-        "cameras": Cameras(
-            w2c=torch.from_numpy(np.stack(w2c)),
-            K=torch.from_numpy(np.stack(K)),
-            height=stacked.shape[2],
-            width=stacked.shape[3],
-        ),
+        "cameras": stack_cameras(w2c, K, stacked),
         "depth": torch.from_numpy(np.stack(known)) if len(known) == len(stems) else None,
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import FileFormatError
-from sightline.io.inputs import read_json
+from sightline.io.reading import read_json
 from sightline.probing.grid import read_grid
 from sightline.probing.stats import Table
 from sightline.probing.store import TASK_FILE

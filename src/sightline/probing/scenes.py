@@ -17,7 +17,14 @@ from sightline.errors import InputError, UnknownNameError
 from sightline.io.given import GivenPoints, GivenScene, read_given
 from sightline.io.inputs import discover, unique_names
 from sightline.io.views import load_views
-from sightline.probing.frames import Frame, make_frame, nearest_map, target_picture, working_picture
+from sightline.probing.frames import (
+    Frame,
+    make_frame,
+    nearest_map,
+    stack_pictures,
+    target_picture,
+    working_picture,
+)
 from sightline.probing.layouts import (
     ANNOTATIONS,
     TRANSFORMS,
@@ -137,8 +144,8 @@ def load_scene(source: SceneSource, protocol: Protocol) -> ProbeScene:
         names=original.names,
         num_train=len(split.train),
         frame=frame,
-        working=_stack([working_picture(image, frame) for image in images]),
-        targets=_stack([target_picture(image, frame) for image in images]),
+        working=stack_pictures([working_picture(image, frame) for image in images]),
+        targets=stack_pictures([target_picture(image, frame) for image in images]),
         cameras=cameras,
         depth=_maps(original.depth, frame),
         normals=_maps(original.normals, frame),
@@ -328,10 +335,6 @@ def _of_one_size(views: Views, name: str) -> Views:
 
 def _bytes(images: Tensor) -> UInt8[Tensor, "V 3 H W"]:
     return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
-
-
-def _stack(pictures: list[np.ndarray]) -> UInt8[Tensor, "V 3 h w"]:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def _maps(values: Tensor | None, frame: Frame) -> Tensor | None:

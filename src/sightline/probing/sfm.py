@@ -4,12 +4,9 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from sightline.errors import InputError
 from sightline.io.views import load_views
-from sightline.probing.frames import make_frame, target_picture, working_picture
+from sightline.probing.frames import make_frame, stack_pictures, target_picture, working_picture
 from sightline.probing.protocols import Protocol
 from sightline.probing.scenes import ProbeScene, SceneSource, load_scene
 from sightline.protocols import Progress
@@ -60,8 +57,8 @@ def load_with_sfm(
     return dataclasses.replace(
         scene,
         frame=frame,
-        working=_stack([working_picture(image, frame) for image in images]),
-        targets=_stack([target_picture(image, frame) for image in images]),
+        working=stack_pictures([working_picture(image, frame) for image in images]),
+        targets=stack_pictures([target_picture(image, frame) for image in images]),
         cameras=Cameras(
             w2c=straight.cameras.w2c.double(),
             K=move @ straight.cameras.K.double(),
@@ -70,7 +67,3 @@ def load_with_sfm(
         ),
         cloud=cloud,
     )
-
-
-def _stack(pictures: list) -> torch.Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

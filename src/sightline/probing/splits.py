@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sightline.errors import FileFormatError, InputError
 from sightline.io.atomic import atomic_write_text
-from sightline.io.inputs import PICTURE_SUFFIXES, read_json
+from sightline.io.inputs import PICTURE_SUFFIXES
+from sightline.io.reading import read_json
 
 SPLIT_FILE = "dataset_split.json"
 _SPREAD = 3

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sightline.errors import FileFormatError, InputError
-from sightline.io.inputs import read_json
+from sightline.io.reading import read_json
 
 TASK_FILE = "task.json"
 VERSIONS = {

@@ -17,13 +17,17 @@ from jaxtyping import Bool
 from sightline.errors import InputError
 from sightline.io.atomic import atomic_write_text
 from sightline.io.images import MAX_PIXELS
-from sightline.io.reading import bad_file, check_file, inside, read_whole
+from sightline.io.reading import (
+    MAX_ANNOTATION_BYTES,
+    bad_file,
+    inside,
+    read_json,
+)
 from sightline.segmentation.rle import decode_segmentation, encode_mask
 from sightline.types import InstanceMasks
 
 Id = int | str
 
-MAX_JSON_BYTES = 4 << 30
 _MAX_ROWS = 20_000_000
 
 
@@ -119,21 +123,6 @@ class CocoDataset:
         )
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Return the content of a JSON file of bounded size.
-
-    Raises:
-        InputError: If it is missing.
-        FileFormatError: If it is too large or no JSON.
-    """
-    if check_file(path) > MAX_JSON_BYTES:
-        raise bad_file(path, f"at most {MAX_JSON_BYTES} bytes", str(path.stat().st_size))
-    try:
-        return json.loads(read_whole(path))
-    except (ValueError, RecursionError) as error:
-        raise bad_file(path, "JSON", f"{type(error).__name__}") from error
-
-
 def read_coco(path: Path) -> CocoDataset:
     """Read an instance annotation file.
 
@@ -142,7 +131,7 @@ def read_coco(path: Path) -> CocoDataset:
         FileFormatError: If it is no JSON, or a row lacks or contradicts what COCO files have.
     """
     path = Path(path)
-    content = read_json(path)
+    content = read_json(path, MAX_ANNOTATION_BYTES)
     return parse_coco(content, path)
 
 
@@ -287,7 +276,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         InputError: If it is missing.
         FileFormatError: If it is not a list of results.
     """
-    rows = read_json(path)
+    rows = read_json(path, MAX_ANNOTATION_BYTES)
     if not isinstance(rows, list) or len(rows) > _MAX_ROWS:
         raise bad_file(path, "a list of results", type(rows).__name__)
     out = []

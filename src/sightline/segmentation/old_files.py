@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sightline.checkpoints import read_weights
-from sightline.io.reading import bad_file, check_file, read_whole
-from sightline.segmentation.coco import read_json
+from sightline.io.reading import bad_file, check_file, read_json, read_whole
 from sightline.segmentation.memory import BankClass, MemoryBank
 from sightline.segmentation.sampling import Shots as Chosen
 from sightline.segmentation.sampling import shots_from_json

@@ -13,14 +13,13 @@ from torch import Tensor
 from sightline.errors import FileFormatError, InputError, ShapeError
 from sightline.io.images import is_image, read_image
 from sightline.io.masks import find_masks, read_mask
-from sightline.io.reading import bad_file, inside
+from sightline.io.reading import bad_file, inside, read_json
 from sightline.segmentation.cdfsod import is_cdfsod, read_shots
 from sightline.segmentation.coco import (
     Annotation,
     CocoDataset,
     image_path,
     read_coco,
-    read_json,
 )
 from sightline.segmentation.rle import fill_polygons
 from sightline.segmentation.sampling import Shots as Chosen

@@ -13,6 +13,7 @@ from sightline.errors import CheckpointError, InputError
 from sightline.io.atomic import atomic_folder
 from sightline.io.images import is_image, read_image
 from sightline.io.inputs import natural_key
+from sightline.io.reading import read_json
 from sightline.protocols import Progress
 from sightline.segmentation.calibration import reference_report
 from sightline.segmentation.cdfsod import is_cdfsod, read_test
@@ -22,7 +23,6 @@ from sightline.segmentation.coco import (
     encode_results,
     image_path,
     read_coco,
-    read_json,
     write_json,
 )
 from sightline.segmentation.dense import DenseMatcher

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sightline.errors import Cancelled, InputError, OutOfMemoryError, TrainingError
 from sightline.protocols import Progress
-from sightline.run import RunFolder, is_run
+from sightline.run import RunFolder, is_run, plain_values
 from sightline.training.average import WeightAverage
 from sightline.training.collectives import all_max, all_mean
 from sightline.training.devices import clip_gradients, is_sharded, launch
@@ -115,10 +115,10 @@ def _open(task: TrainTask, output: Path, *, resume: bool, overwrite: bool) -> No
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; keep one of them")
     if not (resume and is_run(output)):
-        RunFolder.create(output, _plain(config), overwrite=overwrite)
+        RunFolder.create(output, plain_values(config), overwrite=overwrite)
         return
     folder = RunFolder.open(output)
-    plain = _plain(config)
+    plain = plain_values(config)
     changed = [
         name
         for name in sorted({*plain, *folder.state["config"]} - FREE)
@@ -200,7 +200,7 @@ class _Training:
             config = self.settings.as_dict()
             names = self.settings.logger_names()
             log = TrainLog(self.folder.path, names, start=self.step, config=config)
-            self.folder.state["facts"] = _plain(self.task.facts())
+            self.folder.state["facts"] = plain_values(self.task.facts())
         if self.step == 0:
             self._validate(log)
         stream = self._stream()
@@ -290,7 +290,7 @@ class _Training:
             rates = {"lr": max(row["lr"] for row in self.optimizer.param_groups)}
             speed = {"items_per_second": round(self.plan.batch * self.summed / seconds, 3)}
             log.step({"step": self.step, **values, **rates, **speed})
-            self.folder.state["metrics"]["train"] = _plain({"step": self.step, **values})
+            self.folder.state["metrics"]["train"] = plain_values({"step": self.step, **values})
         self.sums, self.summed = {}, 0
 
     @torch.no_grad()
@@ -311,7 +311,7 @@ class _Training:
         if log is not None and values:
             log.validate({"step": self.step, **values})
             kept = self.folder.state["metrics"].setdefault("validation", {})
-            row = _plain({"step": self.step, **values})
+            row = plain_values({"step": self.step, **values})
             kept.setdefault("start", row)
             kept["last"] = row
 
@@ -406,17 +406,6 @@ class _Batches(Dataset):
 
     def __getitem__(self, draw: Draw) -> Any:  # noqa: ANN401
         return self.task.batch(draw)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Return what JSON can hold: paths as texts, numbers that are none as None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 def _refuse_bad_groups(groups: Sequence[ParameterGroup]) -> None:
