@@ -99,7 +99,7 @@ def test_imports_have_no_side_effects() -> None:
         "import importlib, logging, os, random, warnings\n"
         "import numpy, torch\n"
         "import cv2, fastapi, jsonargparse, numba, scipy.spatial, PIL.Image, pycolmap\n"
-        "import rich.progress, sympy\n"
+        "import rich.progress\n"
         "def state():\n"
         "    return (dict(os.environ), logging.root.level, list(logging.root.handlers),\n"
         "            list(warnings.filters), torch.get_num_threads(), torch.get_default_dtype(),\n"
