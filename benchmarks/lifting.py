@@ -1,24 +1,25 @@
 """Masks of a few views lifted into a scene, scored in views that nothing was fitted to.
 
-``python benchmarks/lifting.py RUN`` takes the run folder of ``sightline demo`` (seed 0), lifts the
-exact masks of four of its views, then with 30 % of the masks missing or damaged, and those of all
-views as a bound, draws them in the held-out views, and writes ``results/lifting.json``: the IoU of each object over these views, and their mean without and
+    python benchmarks/lifting.py [RUN] [--seeds 3] [--steps N] [--json FILE]
+
+Takes the run folder of ``sightline demo`` (seed 0), or makes it, lifts the exact masks of four of its
+views, then with 30 % of the masks missing or damaged, and those of all views as a bound, draws them
+in the held-out views, and writes the IoU of each object over these views, and their mean without and
 with the room behind the objects.
 """
 
 import argparse
 import random
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
 from torch import Tensor
-
-try:
-    from benchmarks import common
-except ImportError:
-    import common
 
 from sightline.datasets.synthetic import SyntheticTruth, make_scene
 from sightline.results import Run, open_run
@@ -119,11 +120,22 @@ def measure(
 def main() -> None:
     """Measure all settings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="run folder of sightline demo")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder of sightline demo")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("-o", "--output", type=Path, default=common.RESULTS / "lifting.json")
+    parser.add_argument("--steps", type=int, help="of the demo, when it is made here")
+    parser.add_argument("--json", type=Path, default=common.RESULTS / "lifting.json")
     arguments = parser.parse_args()
-    run = open_run(arguments.run)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.run or Path(scratch) / "demo"
+        if arguments.run is None:
+            words = [sys.executable, "-m", "sightline", "demo", "-o", str(folder)]
+            words += ["--steps", str(arguments.steps)] if arguments.steps else []
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        score(open_run(folder), arguments)
+
+
+def score(run: Run, arguments: argparse.Namespace) -> None:
+    """Lift under all settings and write the scores."""
     ground = make_scene(seed=0).ground_truth
     assert ground is not None
     truth = ground.raw
@@ -147,7 +159,7 @@ def main() -> None:
         )
     splats = run.splats()
     common.write(
-        arguments.output,
+        arguments.json,
         {
             "threads": torch.get_num_threads(),
             "splats": 0 if splats is None else len(splats),

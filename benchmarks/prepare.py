@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "prepare.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "prepare.json")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         source, output = Path(scratch, "in"), Path(scratch, "out")
@@ -86,7 +86,7 @@ def main() -> None:
     late = [rss for _, done, rss in rows if done / chosen.count >= 0.8]
     growth = statistics.median(late) / statistics.median(early) - 1
     write(
-        chosen.output,
+        chosen.json,
         {
             "what": f"sightline prepare, {chosen.count} JPEGs of 320 x 240 to PNGs of 256 x 192",
             "workers": chosen.workers,

@@ -2,7 +2,8 @@
 
     python benchmarks/rasterizer.py [--reference PATH] [--cases 10k-256,100k-640] [--threads 1,2]
                                     [--rounds 3] [--repeats 7] [--device cpu]
-                                    [--baseline FILE] [--json FILE] [--note TEXT]
+                                    [--baseline FILE] [--baseline-side ours] [--json FILE]
+                                    [--note TEXT]
 
 PATH is a Python file or module with a function ``rasterization`` that takes gsplat's arguments; the
 user supplies it. Each round runs, for each case and number of threads, ours and the reference one
@@ -10,7 +11,8 @@ after the other, each in a process of its own. Reported are the fastest times ov
 time, and CPU time of all threads, which other programs on the machine disturb least. ``ratio`` is
 ours divided by the reference's, so below one is a gain; ``scaling`` is the wall time with that many
 threads divided by ours with one. Without a reference, ``--baseline`` takes the other side from an
-earlier result of this script, whose machine is then printed beside this one.
+earlier result of this script (``--baseline-side ours`` its own side, as a guard against getting
+slower); its machine and date are kept in the JSON.
 
 Scenes fill the view with splats of 0.8 to 3.2 pixels (standard deviation), opacities around a half.
 """
@@ -43,11 +45,17 @@ TIMES = ("forward_ms", "forward_cpu_ms", "both_ms", "both_cpu_ms")
 
 
 def make_scene(case: str, device: str) -> dict[str, Any]:
-    """Return the arguments of one case; the same numbers on every machine."""
+    """Return the arguments of one case."""
+    return draw_scene(*CASES[case], device)
+
+
+def draw_scene(
+    number: int, width: int, height: int, degree: int | None, device: str
+) -> dict[str, Any]:
+    """Return the arguments of a call; the same numbers on every machine."""
     import numpy as np
     import torch
 
-    number, width, height, degree = CASES[case]
     random = np.random.Generator(np.random.PCG64(0))
     focal = 0.9 * max(width, height)
     depth = random.uniform(2, 10, number)
@@ -166,7 +174,9 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.baseline:
         for row in json.loads(args.baseline.read_text(encoding="utf-8"))["rows"]:
             if (row["case"], row["threads"]) in places:
-                best[row["case"], row["threads"], "reference"] = row.get("reference", row["ours"])
+                best[row["case"], row["threads"], "reference"] = row.get(
+                    args.baseline_side, row["ours"]
+                )
     rows = []
     for case, threads in places:
         row: dict[str, Any] = {
@@ -201,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", help="file or module of another rasterization function")
     parser.add_argument("--baseline", type=Path, help="an earlier result of this script")
+    parser.add_argument("--baseline-side", choices=["reference", "ours"], default="reference")
     parser.add_argument("--cases", default=DEFAULT_CASES)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=3)
@@ -225,6 +236,10 @@ def main() -> None:
         what = "rasterization, forward and forward + backward; fastest times in milliseconds"
         reference = args.reference and Path(args.reference).name
         content = {"what": what, "reference": reference, "note": args.note, "rows": rows}
+        if args.baseline:
+            earlier = json.loads(args.baseline.read_text(encoding="utf-8"))
+            kept = {key: earlier[key] for key in ("date", "machine", "commit")}
+            content["baseline"] = kept | {"side": args.baseline_side}
         common.write(args.json, content)
 
 

@@ -3,14 +3,17 @@
     python benchmarks/reconstruct.py PHOTOS [--reference transforms.json] [--resolution 480]
                                      [--test-every 8] [--geometry auto] [--json FILE]
 
-PHOTOS is whatever ``sightline reconstruct`` takes. With ``--reference`` (nerfstudio form) the
-cameras are compared with it after a similarity alignment of their centres. The command runs as a
+PHOTOS is whatever ``sightline reconstruct`` takes, or ``synthetic``: the 24 pictures of the
+procedural scene, as files without cameras, and their exact cameras for reference. With
+``--reference`` (nerfstudio form) the cameras are compared with it after a similarity alignment of
+their centres. The command runs as a
 process of its own; seconds are wall time from its start to its end, memory is its peak resident
 set, children included one by one.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ import common
 import torch
 
 import sightline
+from sightline.datasets.synthetic import make_scene, write_scene
 from sightline.io.transforms import read_transforms
 from sightline.metrics.poses import compare_poses
 
@@ -37,6 +41,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        names = [Path(p).name for p in args.photos]
+        if args.photos == ["synthetic"]:
+            args.reference = write_scene(make_scene(), Path(folder) / "synthetic")
+            # Without transforms.json beside them: the run may not know the cameras.
+            shutil.move(args.reference.parent / "images", Path(folder) / "photos")
+            args.photos = [str(Path(folder) / "photos")]
         output = args.keep or Path(folder) / "scene"
         command = [
             *(sys.executable, "-m", "sightline", "reconstruct", *args.photos, "-o", str(output)),
@@ -53,7 +63,7 @@ def main() -> None:
                 f"reconstruct --geometry {args.geometry} --resolution {args.resolution} "
                 f"--test-every {args.test_every}"
             ),
-            "inputs": [Path(p).name for p in args.photos],
+            "inputs": names,
             "seconds": round(seconds, 1),
             "stages": {name: entry["seconds"] for name, entry in state["stages"].items()},
             "peak_memory_mb": state["peak_memory_mb"],

@@ -14,15 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
-
-try:
-    from benchmarks import common
-except ImportError:
-    import common
 
 from sightline.run import peak_memory_mb
 from sightline.segmentation.matching import MatchOptions, match_proposals
@@ -102,7 +98,7 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--run", choices=("reference", "ours"), help=argparse.SUPPRESS)
-    parser.add_argument("-o", "--output", default=str(common.RESULTS / "segmentation.json"))
+    parser.add_argument("--json", type=Path, default=common.RESULTS / "segmentation.json")
     arguments = parser.parse_args()
     if arguments.run:
         work(arguments)
@@ -131,7 +127,7 @@ def main() -> None:
         for key in ("seconds", "extra_mb")
     }
     content = {
-        "setting": {k: v for k, v in vars(arguments).items() if k not in ("run", "output")},
+        "setting": {k: v for k, v in vars(arguments).items() if k not in ("run", "json")},
         "threads": torch.get_num_threads(),
         "same_labels_and_masks": same,
         "largest_score_difference": difference,
@@ -139,7 +135,7 @@ def main() -> None:
         "memory_ratio": ratios["extra_mb"],
         **table,
     }
-    common.write(Path(arguments.output), content)
+    common.write(arguments.json, content)
     print(json.dumps({k: v for k, v in content.items() if not isinstance(v, dict)}, indent=1))
 
 

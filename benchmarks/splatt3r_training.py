@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument(
-        "-o", "--output", type=Path, default=RESULTS / "train_splatt3r_synthetic.json", help="JSON"
+        "--json", type=Path, default=RESULTS / "train_splatt3r_synthetic.json", help="JSON"
     )
     parser.add_argument("--steps", type=int, default=600, help="of the network without fusion")
     parser.add_argument("--fusion-steps", type=int, default=120, help="of each fusion alone")
@@ -109,7 +109,7 @@ def main() -> None:
         "seconds_this_call": round(time.perf_counter() - began, 1),
         "all_better_than_their_start": all(row["gain_psnr_db"] > 0 for row in rows),
     }
-    write(chosen.output, result)
+    write(chosen.json, result)
 
 
 if __name__ == "__main__":

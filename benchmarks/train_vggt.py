@@ -4,7 +4,7 @@ Each seed trains ``configs/train/vggt_synthetic.yaml`` in its own process and is
 no training sees. The mean predictor says the mean pose and the mean depth map of the training rooms
 whatever it is shown; half of its errors is the mark.
 
-    python benchmarks/train_vggt.py --seeds 0 --output benchmarks/results/train_vggt_synthetic.json
+    python benchmarks/train_vggt.py --seeds 0 --json benchmarks/results/train_vggt_synthetic.json
 """
 
 import argparse
@@ -52,7 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--config", type=Path, default=ROOT / "configs/train/vggt_synthetic.yaml")
-    parser.add_argument("--output", type=Path, default=RESULTS / "train_vggt_synthetic.json")
+    parser.add_argument(
+        "--json", "--output", type=Path, default=RESULTS / "train_vggt_synthetic.json"
+    )
     parser.add_argument(
         "--keep", type=Path, help="folder for the runs; by default they are dropped"
     )
@@ -66,7 +68,7 @@ def main() -> None:
     for result in seeds:
         print(result["seed"], f"{result['seconds']:.0f} s", result["ratios"], result["reached"])
     write(
-        arguments.output,
+        arguments.json,
         {
             "what": "held-out errors of VGGT (small, DINOv3-style encoder) on generated rooms",
             "mark": f"each error at most {MARK} of the mean predictor's",
