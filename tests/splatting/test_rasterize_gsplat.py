@@ -1,14 +1,20 @@
 """CUDA tensors go to gsplat, whichever release is installed."""
 
+import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sightline.errors import InputError, MissingExtraError
 from sightline.splatting.rasterize import api, gsplat
+from tests.parity import raster
 from tests.splatting.scenes import random_scene
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "raster"
 
 
 def install(monkeypatch, function):
@@ -51,6 +57,32 @@ def test_arguments_unknown_to_the_release_are_refused(monkeypatch):
             height, backgrounds=None: None)  # fmt: skip
     with pytest.raises(InputError, match="gsplat 1.5.3 does not know absgrad, with_ut"):
         gsplat.rasterize(arguments(absgrad=True, with_ut=True), api._defaults())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", raster.cases(GOLDEN))
+def test_gsplat_gives_the_golden_values(case):
+    release = pytest.importorskip("gsplat").__version__
+    config = json.loads((GOLDEN / "config.json").read_text(encoding="utf-8"))
+    kwargs = next(c["kwargs"] for c in config["cases"] if c["name"] == case)
+    tensors = {k: v.cuda() for k, v in load_file(GOLDEN / f"{case}.safetensors").items()}
+    try:
+        got = raster.draw(api.rasterization, tensors, kwargs | {"packed": False}, torch.float32)
+    except InputError as error:
+        pytest.skip(f"gsplat {release}: {error}")
+    # Before 1.6 alpha is clamped at 0.999 and splats end at 3 sigma, so that some pixels differ.
+    exact = tuple(int(x) for x in release.split(".")[:2]) >= (1, 6)
+    clear = ~tensors["out.ambiguous"][..., None] if "out.ambiguous" in tensors else 1
+    for name in ("out.colors", "out.alphas", "grad.means", "grad.opacities", "grad.colors"):
+        if name not in tensors or not tensors[name].numel():
+            continue
+        want = tensors[name].double()
+        error = (got[name].double().reshape(want.shape) - want).abs()
+        error = error * clear if name.startswith("out.") else error
+        scale = 1 + want.abs().max() if name.startswith("out.") else want.abs().max()
+        assert error.mean() <= 5e-3 * scale, name
+        if exact:
+            assert error.max() <= 1e-3 * scale, name
 
 
 @pytest.mark.gpu
