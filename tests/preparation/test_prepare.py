@@ -396,6 +396,8 @@ def test_other_options_and_foreign_folders_are_refused(tmp_path: Path) -> None:
         run(tmp_path, path, size=64)
     again = prepare([path], tmp_path / "out", PrepareOptions(size=64), overwrite=True)
     assert again.records[0].width == 64
+    with pytest.raises(InputError, match=r"a.png lies in the output folder .* choose another -o"):
+        prepare([path], tmp_path, PrepareOptions())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep")
     with pytest.raises(InputError, match="is not empty and holds no prepared data"):

@@ -75,7 +75,7 @@ def scan(inputs: Sequence[str | Path], output: Path, *, keep_going: bool = False
         keep_going: Leave out what is unreadable instead of stopping.
 
     Raises:
-        InputError: If an input is missing, or nothing is found.
+        InputError: If an input is missing or lies in the output, or nothing is found.
         FileFormatError: If files are not what their names claim.
     """
     sources: list[Source] = []
@@ -86,6 +86,11 @@ def scan(inputs: Sequence[str | Path], output: Path, *, keep_going: bool = False
         raise InputError("nothing was given; give pictures, folders or videos")
     for item in inputs:
         for path in expand_input(str(item)):
+            if output.resolve() in (place := path.resolve(), *place.parents):
+                raise InputError(
+                    f"the input {path} lies in the output folder {output}, whose files are left "
+                    "out; choose another -o, such as a new folder beside the input"
+                )
             kind = _kind(path)
             if kind in ("photos", "video", None):
                 _search(path, output, sources, unreadable, notes)
