@@ -107,13 +107,15 @@ def network(r: Result) -> str:
     """Time, memory and outputs beside the other side's, of every dtype."""
     words = []
     for run in r["runs"]:
+        size = {**r, **run}
+        where = f"{size['images']} of {size['height']}x{size['width']}, {run['dtype']}"
         if "time_ratio" not in run:
-            words.append(f"{run['dtype']}: {run['median_s']['ours']:.2f} s, nothing beside it")
+            words.append(f"{where}: {run['median_s']['ours']:.2f} s, nothing beside it")
             continue
         worst = max(d["absolute"] for d in run["largest_difference"].values())
         memory = run.get("memory_ratio")
         words.append(
-            f"{run['dtype']}: {_times(run['time_ratio'])}"
+            f"{where}: {_times(run['time_ratio'])}"
             + (f", {memory:.2f} of the activation memory" if memory else "")
             + f", same outputs to {tiny(worst)}"
         )

@@ -1,9 +1,11 @@
 """Our networks beside the originals: time, memory and outputs, runs taking turns.
 
-    python benchmarks/networks.py vggt   [--reference FOLDER] [--frames 8] [--size 224x224]
-    python benchmarks/networks.py mast3r [--reference FOLDER] [--images 6] [--size 224x288]
+    python benchmarks/networks.py vggt   [--reference FOLDER] [--frames 1,8] [--size 224x224,518x518]
+    python benchmarks/networks.py mast3r [--reference FOLDER] [--images 2,6] [--size 224x288]
                   [--dtypes float32,bfloat16] [--device cpu|cuda] [--threads 2] [--repeats 3]
                   [--path FOLDER ...] [--json FILE]
+
+Every size goes with every number of frames (or images) and every dtype.
 
 ``--reference`` is a checkout that you supply: for VGGT the folder that holds the package ``vggt``,
 for MASt3R the repository with its submodules. Without it only our side runs. Weights are random
@@ -29,6 +31,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +47,7 @@ from sightline.models.vggt import VGGT
 
 Outputs = dict[str, Tensor]
 Call = Callable[[], Outputs]
+Side = Callable[[Tensor], Outputs]
 
 
 def main() -> None:
@@ -52,8 +56,8 @@ def main() -> None:
     parser.add_argument("network", choices=["vggt", "mast3r"])
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--path", type=Path, action="append", default=[])
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--frames", default="8", help="of vggt")
+    parser.add_argument("--images", default="6", help="of mast3r")
     parser.add_argument("--size", default="224x224", help="height x width")
     parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -66,18 +70,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     sys.path[:0] = [str(p) for p in (*args.path, *([args.reference] if args.reference else []))]
-    height, width = (int(side) for side in args.size.split("x"))
-    make = {"vggt": vggt_calls, "mast3r": mast3r_calls}[args.network]
-    calls = make(args, height, width)
-    runs = [measure(calls, name, args) for name in args.dtypes.split(",")]
-    for run in runs:
-        print(run)
-    count = {"vggt": args.frames, "mast3r": args.images}[args.network]
+    make = {"vggt": vggt_sides, "mast3r": mast3r_sides}[args.network]
+    counts = {"vggt": args.frames, "mast3r": args.images}[args.network]
+    sides, runs = make(args), []
+    for size in args.size.split(","):
+        height, width = (int(side) for side in size.split("x"))
+        for count in (int(n) for n in counts.split(",")):
+            images = torch.rand(count, 3, height, width, device=args.device)
+            calls = {name: partial(side, images) for name, side in sides.items()}
+            setting = {"images": count, "height": height, "width": width}
+            runs += [setting | measure(calls, name, args) for name in args.dtypes.split(",")]
+            print(runs[-1])
     setting = {
         "network": args.network,
-        "images": count,
-        "height": height,
-        "width": width,
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         "threads": args.threads,
         "repeats": args.repeats,
@@ -87,9 +92,8 @@ def main() -> None:
     common.write(path, {**setting, "runs": runs})
 
 
-def vggt_calls(args: argparse.Namespace, height: int, width: int) -> dict[str, Call]:
-    """Return one call for each side, all heads but the tracker's queries."""
-    images = torch.rand(1, args.frames, 3, height, width, device=args.device)
+def vggt_sides(args: argparse.Namespace) -> dict[str, Side]:
+    """Return both sides, all heads but the tracker's queries."""
     ours = VGGT(device="meta" if args.reference else args.device).eval()
     models: dict[str, nn.Module] = {"ours": ours}
     if args.reference:
@@ -98,18 +102,17 @@ def vggt_calls(args: argparse.Namespace, height: int, width: int) -> dict[str, C
         ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
         models = {"theirs": theirs, "ours": ours}
 
-    def call(model: nn.Module) -> Outputs:
-        return {k: v for k, v in model(images).items() if isinstance(v, Tensor) and k != "images"}
+    def call(model: nn.Module, images: Tensor) -> Outputs:
+        found = model(images[None])
+        return {k: v for k, v in found.items() if isinstance(v, Tensor) and k != "images"}
 
-    return {name: lambda model=model: call(model) for name, model in models.items()}
+    return {name: partial(call, model) for name, model in models.items()}
 
 
-def mast3r_calls(args: argparse.Namespace, height: int, width: int) -> dict[str, Call]:
-    """Return one call for each side: all ordered pairs of some images."""
-    images = torch.rand(args.images, 3, height, width, device=args.device) * 2 - 1
+def mast3r_sides(args: argparse.Namespace) -> dict[str, Side]:
+    """Return both sides: all ordered pairs of some images."""
     sizes: Any = PUBLISHED["MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"]
     ours = AsymmetricMASt3R(**sizes, device="meta" if args.reference else args.device).eval()
-    some = list(itertools.combinations(range(args.images), 2))
 
     def collect(batches: Iterator[tuple[Any, Any]]) -> Outputs:
         parts: dict[str, list[Tensor]] = {}
@@ -120,12 +123,13 @@ def mast3r_calls(args: argparse.Namespace, height: int, width: int) -> dict[str,
                     parts.setdefault(key, []).append(value)
         return {name: torch.cat(values) for name, values in parts.items()}
 
-    def run_ours() -> Outputs:
-        encoded = ours.encode_views(images)
-        decoder = PairDecoder(ours, encoded, (height, width))
+    def run_ours(images: Tensor) -> Outputs:
+        encoded = ours.encode_views(2 * images - 1)
+        decoder = PairDecoder(ours, encoded, tuple(images.shape[-2:]))
+        some = itertools.combinations(range(len(images)), 2)
         return collect(decoder.decode([(i, j), (j, i)]) for i, j in some)
 
-    calls = {"ours": run_ours}
+    sides: dict[str, Side] = {"ours": run_ours}
     if args.reference:
         inf = float("inf")
         package = load_package("mast3r.model")
@@ -149,18 +153,19 @@ def mast3r_calls(args: argparse.Namespace, height: int, width: int) -> dict[str,
         )
         theirs = theirs.eval().to(args.device)
         ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
-        shape = torch.tensor([[height, width]])
 
-        def run_theirs() -> Outputs:
+        def run_theirs(images: Tensor) -> Outputs:
+            shape = torch.tensor([images.shape[-2:]])
             views = [
-                {"img": images[[i]], "true_shape": shape, "idx": [i], "instance": [str(i)]}
-                for i in range(args.images)
+                {"img": 2 * image[None] - 1, "true_shape": shape, "idx": [i], "instance": [str(i)]}
+                for i, image in enumerate(images)
             ]
+            some = itertools.combinations(range(len(images)), 2)
             ordered = (pair for i, j in some for pair in ((i, j), (j, i)))
             return collect(theirs(dict(views[i]), dict(views[j])) for i, j in ordered)
 
-        calls = {"theirs": run_theirs, "ours": run_ours}
-    return calls
+        sides = {"theirs": run_theirs, "ours": run_ours}
+    return sides
 
 
 def measure(calls: dict[str, Call], dtype: str, args: argparse.Namespace) -> dict[str, Any]:
