@@ -39,7 +39,11 @@ class CheckpointError(InputError):
 
 
 class UnknownNameError(InputError, KeyError):
-    """A name is not in one of our tables."""
+    """A name is not in one of our tables.
+
+    >>> print(UnknownNameError("path", "orbti", ["orbit", "spiral"]))
+    no path "orbti"; closest: orbit
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], see: str = "") -> None:
         """Build the sentence ``no KIND "NAME"; closest: ...``."""

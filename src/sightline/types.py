@@ -55,7 +55,17 @@ class TensorStruct:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cameras(TensorStruct):
-    """Pinhole cameras of one common picture size; no skew, no distortion (undistort in ``io``)."""
+    """Pinhole cameras of one common picture size; no skew, no distortion (undistort in ``io``).
+
+    >>> w2c = torch.eye(4).repeat(3, 1, 1)
+    >>> w2c[:, 2, 3] = 2.0  # two units before the origin
+    >>> K = torch.tensor([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]).repeat(3, 1, 1)
+    >>> cameras = Cameras(w2c=w2c, K=K, height=48, width=64)
+    >>> cameras.centers[:, 2].tolist()
+    [-2.0, -2.0, -2.0]
+    >>> len(cameras.select([0, 2]))
+    2
+    """
 
     w2c: Float[Tensor, "V 4 4"]
     K: Float[Tensor, "V 3 3"]

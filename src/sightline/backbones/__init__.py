@@ -187,6 +187,12 @@ def create_backbone(
         CheckpointError: Weights are missing or do not fit.
         InputError: An option or the device cannot be had, or weights are given where none go.
         MissingExtraError: An optional package is not installed.
+
+    >>> import torch
+    >>> backbone = create_backbone("iuvrgb", device="cpu")  # the control: position and colour
+    >>> (features,) = backbone.extract(torch.rand(2, 3, 24, 32), layers=[-1])
+    >>> features.patches.shape
+    torch.Size([2, 6, 24, 32])
     """
     import torch
 

@@ -26,6 +26,9 @@ def parse_constructor(text: str) -> Constructor:
 
     Raises:
         FileFormatError: The text is anything else.
+
+    >>> parse_constructor("Net(size=(512, 512), depth=24)")
+    Constructor(name='Net', options={'size': (512, 512), 'depth': 24})
     """
     if len(text) <= MAX_LENGTH:
         try:

@@ -178,6 +178,11 @@ def align_umeyama(
         InputError: With fewer than 3 points, values that are not finite, or all points on a line.
 
     Umeyama, PAMI 13(4), 1991.
+
+    >>> source = torch.rand(10, 3)
+    >>> found = align_umeyama(source, 2 * source + 1)
+    >>> [round(float(value), 3) for value in (found.scale, *found.translation)]
+    [2.0, 1.0, 1.0, 1.0]
     """
     dtype = source.dtype
     source, target, weights = _checked(source, target, weights)

@@ -100,6 +100,12 @@ def project_points(
     Returns:
         Pixels, NaN for points that are not in front of the camera (so that any test of being
         inside the picture is false), and z-depth, which is negative behind the camera.
+
+    >>> K = torch.tensor([[[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]])
+    >>> cameras = Cameras(w2c=torch.eye(4)[None], K=K, height=48, width=64)
+    >>> pixels, depth = project_points(torch.tensor([[0.0, 1.0, 5.0]]), cameras)
+    >>> pixels.tolist(), depth.tolist()
+    ([[[32.0, 34.0]]], [[5.0]])
     """
     rotation, translation = cameras.w2c[:, :3, :3], cameras.w2c[:, :3, 3]
     local = torch.einsum("vij,nj->vni", rotation, points) + translation[:, None]
@@ -127,6 +133,11 @@ def unproject_depth(depth: Float[Tensor, "V H W"], cameras: Cameras) -> Float[Te
         ShapeError: If the cameras' number or picture size differs from the depth map's.
 
     The ray of pixel (column, row) passes through its centre (column + 0.5, row + 0.5).
+
+    >>> K = torch.tensor([[[2.0, 0, 1], [0, 2, 1], [0, 0, 1]]])
+    >>> cameras = Cameras(w2c=torch.eye(4)[None], K=K, height=2, width=2)
+    >>> unproject_depth(torch.full((1, 2, 2), 4.0), cameras)[0, 0, 1].tolist()
+    [1.0, -1.0, 4.0]
     """
     want = (len(cameras), cameras.height, cameras.width)
     if depth.shape != want:

@@ -18,7 +18,12 @@ def rigid_matrix(
 
 
 def invert_se3(motion: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
-    """Invert rigid motions in closed form: the transposed rotation."""
+    """Invert rigid motions in closed form: the transposed rotation.
+
+    >>> motion = rigid_matrix(torch.eye(3), torch.tensor([1.0, 2.0, 3.0]))
+    >>> (invert_se3(motion) @ motion).equal(torch.eye(4))
+    True
+    """
     rotation = motion[..., :3, :3].mT
     return rigid_matrix(rotation, -(rotation @ motion[..., :3, 3:])[..., 0])
 
@@ -61,6 +66,11 @@ def look_at(
         target: Points to look at.
         up: World directions that point up in the picture; any length. Where one is (nearly)
             parallel to the viewing direction, the world axis most across it takes its place.
+
+    >>> eye, up = torch.tensor([0.0, -3.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
+    >>> c2w = look_at(eye, torch.zeros(3), up)
+    >>> c2w[:3, 2].tolist()  # the camera looks along z
+    [0.0, 1.0, 0.0]
     """
     eye, target, up = torch.broadcast_tensors(eye, target, up)
     forward = torch.nn.functional.normalize(target - eye, dim=-1)

@@ -31,6 +31,9 @@ def quat_to_matrix(quats: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 
     """Convert ``wxyz`` quaternions of any length to rotation matrices.
 
     ``q`` and ``-q`` give the same matrix; the zero quaternion gives the identity.
+
+    >>> quat_to_matrix(torch.tensor([0.0, 0.0, 0.0, 2.0])).diagonal().tolist()  # half a turn about z
+    [-1.0, -1.0, 1.0]
     """
     w, x, y, z = normalize_quat(quats).unbind(-1)
     rows = (

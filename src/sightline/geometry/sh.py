@@ -106,7 +106,12 @@ def evaluate_sh(
 
 
 def rgb_to_sh0(rgb: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """Return the constant coefficient that shows as ``rgb`` from everywhere."""
+    """Return the constant coefficient that shows as ``rgb`` from everywhere.
+
+    >>> grey = torch.full((3,), 0.5)
+    >>> rgb_to_sh0(grey).tolist()
+    [0.0, 0.0, 0.0]
+    """
     return (rgb - 0.5) / C0
 
 

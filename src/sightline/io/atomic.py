@@ -97,7 +97,14 @@ def atomic_write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 file at once, line ends as given; see `atomic_path`."""
+    """Write a whole UTF-8 file at once, line ends as given; see `atomic_path`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     atomic_write_text(Path(folder) / "deep" / "note.txt", "all or nothing")
+    ...     [file.name for file in Path(folder, "deep").iterdir()]
+    ['note.txt']
+    """
     atomic_write_bytes(path, text.encode())
 
 

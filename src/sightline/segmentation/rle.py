@@ -105,7 +105,14 @@ def text_to_runs(text: str) -> list[int]:
 
 
 def encode_mask(mask: Mask) -> dict[str, Any]:
-    """Return ``{"size": [height, width], "counts": text}``."""
+    """Return ``{"size": [height, width], "counts": text}``.
+
+    >>> mask = np.array([[False, True], [False, True], [True, True]])
+    >>> encode_runs(mask)
+    [2, 4]
+    >>> encode_mask(mask)
+    {'size': [3, 2], 'counts': '24'}
+    """
     return {"size": list(mask.shape), "counts": runs_to_text(encode_runs(mask))}
 
 

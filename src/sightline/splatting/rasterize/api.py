@@ -152,6 +152,20 @@ def rasterization(
         InputError: If the dtype, the device or an argument is not supported.
 
     The CPU result is the same bit for bit for any number of threads (``torch.set_num_threads``).
+
+    >>> picture, alpha, _ = rasterization(
+    ...     means=torch.tensor([[0.0, 0.0, 3.0]]),
+    ...     quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+    ...     scales=torch.full((1, 3), 0.2),
+    ...     opacities=torch.tensor([0.9]),
+    ...     colors=torch.tensor([[1.0, 0.0, 0.0]]),
+    ...     viewmats=torch.eye(4)[None],
+    ...     Ks=torch.tensor([[[20.0, 0, 16], [0, 20, 12], [0, 0, 1]]]),
+    ...     width=32,
+    ...     height=24,
+    ... )
+    >>> picture.shape, alpha.flatten().argmax().item() in (11 * 32 + 15, 11 * 32 + 16)
+    (torch.Size([1, 24, 32, 3]), True)
     """
     arguments = dict(locals())
     device = means.device.type
