@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sightline.checkpoints import parse_constructor, read_checkpoint, read_weights
 from sightline.checkpoints.pickled import Made, Name, read_pickle
+from sightline.checkpoints.save import save_weights
 from sightline.errors import FileFormatError, InputError
 
 
@@ -434,3 +435,11 @@ def test_programs_and_quantised_weights_are_named(tmp_path: Path) -> None:
     torch.save({"w": weights}, tmp_path / "q.pth")
     with pytest.raises(FileFormatError, match="quantised"):
         read_weights(tmp_path / "q.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_same_weights_give_the_same_bytes(suffix: str, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}{suffix}" for name in "ab"]
+    for file in files:
+        save_weights({"weight": torch.ones(2, 3)}, file)
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sightline.errors import Cancelled, InputError, TrainingError
+from sightline.errors import Cancelled, FileFormatError, InputError, TrainingError
 from sightline.run import RunFolder
 from sightline.training.engine import LAST, train
 from sightline.training.state import load_state
@@ -231,3 +231,14 @@ def test_a_hostile_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"format": "sightline-training", "step": Path("x")}, tmp_path / LAST)
     with pytest.raises(InputError, match=re.escape("cannot be read as a training checkpoint")):
         train(Toy(settings()), tmp_path, resume=True)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_seen(tmp_path: Path) -> None:
+    train(Toy(settings()), tmp_path)
+    data = bytearray((tmp_path / LAST).read_bytes())
+    state = load_state(tmp_path / LAST)["task"]
+    weight = max(state.values(), key=lambda t: t.numel()).contiguous().numpy().tobytes()
+    data[data.find(weight) + len(weight) // 2] ^= 1
+    (tmp_path / LAST).write_bytes(data)
+    with pytest.raises(FileFormatError, match="start again with --overwrite"):
+        load_state(tmp_path / LAST)

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightline.checkpoints.read import METADATA
-from sightline.io.atomic import atomic_path
+from sightline.io.tensors import write_safetensors, write_torch
 
 
 def save_weights(
@@ -31,16 +29,12 @@ def save_weights(
     """
     named = model.state_dict() if isinstance(model, nn.Module) else model
     state = {name: tensor.detach().contiguous() for name, tensor in named.items()}
-    with atomic_path(Path(path)) as tmp:
-        if tmp.suffix == ".safetensors":
-            # A tensor that has two names is written out under both, as in the official files.
-            tmp.touch()
-            mode = tmp.stat().st_mode & 0o777
-            note = None if config is None else {METADATA: json.dumps(dict(config), sort_keys=True)}
-            save_file({name: tensor.clone() for name, tensor in state.items()}, tmp, note)
-            tmp.chmod(mode)  # the library gives its files to their owner alone
-        else:
-            torch.save(state, tmp)
+    if Path(path).suffix == ".safetensors":
+        note = None if config is None else {METADATA: json.dumps(dict(config), sort_keys=True)}
+        # A tensor that has two names is written out under both, as in the official files.
+        write_safetensors(Path(path), {name: t.clone() for name, t in state.items()}, note)
+    else:
+        write_torch(Path(path), state)
 
 
 def save_state_dict(state: Mapping[str, Tensor], path: Path, about: Mapping[str, Any]) -> None:
@@ -53,5 +47,4 @@ def save_state_dict(state: Mapping[str, Tensor], path: Path, about: Mapping[str,
         OutputError: The file cannot be written.
     """
     weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-    with atomic_path(path) as tmp:
-        torch.save({"model": weights, "sightline": dict(about)}, tmp)
+    write_torch(path, {"model": weights, "sightline": dict(about)})

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sightline.backbones.pca import pca_maps
 from sightline.io.arrays import read_npz, write_npz
 from sightline.io.ply import write_gaussian_ply
+from sightline.io.tensors import write_safetensors
 from sightline.metrics.lpips import Lpips, load_lpips
 from sightline.probing import files
 from sightline.probing.clouds import make_cloud, probe_input
@@ -266,7 +266,8 @@ def save_splats(result: ProbeResult, out: Path) -> None:
     )
     write_gaussian_ply(out / "splats.ply", gaussians)
     if result.readout:
-        save_file({k: v.cpu() for k, v in result.readout.items()}, out / "readout.safetensors")
+        readout = {k: v.cpu() for k, v in result.readout.items()}
+        write_safetensors(out / "readout.safetensors", readout)
 
 
 @torch.no_grad()

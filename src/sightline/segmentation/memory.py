@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from sightline.errors import FileFormatError, InputError, UnknownNameError
-from sightline.io.atomic import atomic_path
 from sightline.io.reading import bad_file, check_file
+from sightline.io.tensors import write_safetensors
 from sightline.segmentation.prototypes import (
     agreement_from_sums,
     cosine_kmeans,
@@ -292,8 +291,7 @@ class MemoryBank:
             "shots": list(self.shots.names),
             "negatives": list(self.negatives.names),
         }
-        with atomic_path(Path(path)) as tmp:
-            save_file(tensors, tmp, {"bank": json.dumps(content)})
+        write_safetensors(Path(path), tensors, {"bank": json.dumps(content)})
 
     @classmethod
     def load(cls, path: str | Path) -> "MemoryBank":

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sightline.errors import CheckpointError
-from sightline.io.atomic import atomic_path
+from sightline.io.tensors import write_safetensors
 
 FORMAT = "sightline-splat-training-1"
 
@@ -22,8 +21,7 @@ def write_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
     """
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps({"format": FORMAT, **facts})
-    with atomic_path(path) as tmp:
-        save_file(plain, tmp, metadata={"state": text})
+    write_safetensors(path, plain, {"state": text})
 
 
 def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sightline.errors import Cancelled, InputError, OutOfMemoryError, TrainingError
+from sightline.io.atomic import atomic_folder
 from sightline.protocols import Progress
 from sightline.run import RunFolder, is_run, plain_values
 from sightline.training.average import WeightAverage
@@ -300,8 +301,8 @@ class _Training:
             values = self.task.validate(self.step)
             if self.first:
                 folder = self.folder.file("pictures", f"step-{self.step:07d}")
-                folder.mkdir(parents=True, exist_ok=True)
-                self.task.pictures(self.step, folder)
+                with atomic_folder(folder) as tmp:
+                    self.task.pictures(self.step, tmp)
                 if not any(folder.iterdir()):
                     folder.rmdir()
             elif self.sharded:  # the first process needs the others' weights to make them

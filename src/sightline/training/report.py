@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from sightline.io.atomic import atomic_write_text
+from sightline.io.images import read_image
 from sightline.report.charts import Curve, line_chart
 from sightline.report.figures import encode_jpegs
 from sightline.report.markup import Html, data_uri, element, file_name, relative_link
@@ -111,7 +109,7 @@ def _pictures(folder: Path) -> Html | None:
     files = [
         end / name for name in names[:_MOST_PICTURES] for end in ends if (end / name).is_file()
     ]
-    pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    pixels = [read_image(file).pixels for file in files]
     packed = encode_jpegs(pixels, long_side=640, budget=_BUDGET, quality=88)
     cards = []
     for file, image, jpeg in zip(files, pixels, packed, strict=True):

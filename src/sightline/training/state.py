@@ -1,5 +1,6 @@
 """The state of a training, whole in one file: networks, optimiser, average, position."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import FileFormatError
-from sightline.io.atomic import atomic_path
+from sightline.io.tensors import write_torch
 
 FORMAT = "sightline-training"
 
@@ -19,17 +20,20 @@ def save_state(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OutputError: If the file cannot be written.
     """
-    with atomic_path(path) as tmp:
-        torch.save({"format": FORMAT, **content}, tmp)
+    write_torch(path, {"format": FORMAT, **content})
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint to resume from; nothing in it is run.
 
     Raises:
-        FileFormatError: If the file is no such checkpoint.
+        FileFormatError: If the file is no such checkpoint, or a bit of it has changed.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch compares no sums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
         # weights_only refuses everything but tensors and plain containers.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises half a dozen kinds

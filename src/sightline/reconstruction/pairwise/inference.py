@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sightline.io.atomic import atomic_path
+from sightline.io.tensors import write_safetensors
 from sightline.models.croco import Encoded
 from sightline.models.dust3r import PairDecoder, Stages
 from sightline.models.dust3r_heads import Result
@@ -234,8 +233,8 @@ class PairCache:
         """
         if self.key is None:
             return
-        with atomic_path(self._file(first, second)) as tmp:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, tmp)
+        plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_safetensors(self._file(first, second), plain)
 
 
 def picture_key(picture: Picture) -> str:
