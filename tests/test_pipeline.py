@@ -17,10 +17,11 @@ import torch
 import sightline
 from sightline.cli import main
 from sightline.datasets.synthetic import make_scene, write_scene
-from sightline.errors import Cancelled, InputError
+from sightline.errors import Cancelled, InputError, OutputError
 from sightline.protocols import Progress
 from sightline.run import RunFolder
 from sightline.types import Reconstruction, Views
+from tests.faults import fill_disk
 
 OPTIONS = {"geometry": "given", "test_every": 4, "steps": 60, "max_splats": 3000, "seed": 5}
 
@@ -124,6 +125,20 @@ def test_cancelled_then_resumed_gives_the_same(
     assert RunFolder.open(output).state["status"] == "cancelled"
     run = sightline.reconstruct([], output, resume=True)
     assert run.status == "done"
+    assert contents(output) == contents(finished)
+
+
+@pytest.mark.parametrize("writes", [3, 30])
+def test_a_full_disk_loses_nothing(
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    output = tmp_path / "scene"
+    with monkeypatch.context() as patch:
+        fill_disk(patch, after=writes)
+        with pytest.raises(OutputError, match="no space left on device; free some space"):
+            sightline.reconstruct(photos, output, **OPTIONS)
+    assert not list(output.rglob("*.tmp*"))
+    sightline.reconstruct(photos, output, resume=True, **OPTIONS)
     assert contents(output) == contents(finished)
 
 

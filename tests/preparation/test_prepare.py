@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.errors import FileFormatError, InputError, MissingExtraError
+from sightline.errors import FileFormatError, InputError, MissingExtraError, OutputError
 from sightline.io.arrays import read_npz
 from sightline.io.manifest import Record, read_manifest
 from sightline.preparation.journal import Journal
 from sightline.preparation.options import PrepareOptions
 from sightline.preparation.prepare import Prepared, plan, prepare
+from tests.faults import fill_disk
 from tests.io.clips import moving, write_clip
 from tests.io.pictures import texture
 from tests.io.rasters import radiometric, write_raster
@@ -105,6 +106,32 @@ def test_workers_and_repeats_change_nothing(tmp_path: Path, mixed: Path) -> None
     assert {p.name: t for p, t in before.items() if p.suffix != ".jsonl"} == {
         p.name: t for p, t in after.items() if p.suffix != ".jsonl"
     }
+
+
+@pytest.mark.parametrize("writes", [0, 5, 14])
+def test_a_full_disk_loses_nothing(
+    tmp_path: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    run(tmp_path, mixed, output="whole", size=32, workers=1)
+    with monkeypatch.context() as patch:
+        fill_disk(patch, after=writes)
+        with pytest.raises(OutputError, match="no space left on device; free some space"):
+            run(tmp_path, mixed, output="a", size=32, workers=1)
+    assert not (tmp_path / "a" / "manifest.json").exists()
+    run(tmp_path, mixed, output="a", size=32, workers=1)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+
+
+def test_damaged_files_are_made_again(tmp_path: Path, mixed: Path) -> None:
+    run(tmp_path, mixed, output="a", size=32)
+    before = contents(tmp_path / "a")
+    for file in sorted((tmp_path / "a" / "images").iterdir())[:3]:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 4
+        file.write_bytes(data)
+    again = run(tmp_path, mixed, output="a", size=32)
+    assert 1 <= again.made <= 3
+    assert contents(tmp_path / "a") == before
 
 
 def test_killed_run_goes_on(tmp_path: Path) -> None:

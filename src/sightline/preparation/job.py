@@ -52,6 +52,8 @@ class Item:
     record: Record
     files: tuple[str, ...]
     """Relative to the output."""
+    sums: tuple[int, ...] = ()
+    """CRC-32 of each; none where an older version has made them."""
     look: int
     """Perceptual hash, 64 bits."""
     sharpness: float | None = None

@@ -39,6 +39,8 @@ class Journal:
         self._file: IO[bytes] | None = None
         self._places: dict[str, int] = {}
         self.ranges: dict[str, Any] = {}
+        self.added: set[str] = set()
+        """Keys that were added since it was opened."""
         if not self._path.exists():
             if output.is_dir() and any(output.iterdir()):
                 raise InputError(
@@ -84,12 +86,14 @@ class Journal:
             {
                 "record": {k: v for k, v in asdict(item.record).items() if v is not None},
                 "files": list(item.files),
+                "sums": list(item.sums),
                 "look": f"{item.look:016x}",
                 "sharpness": item.sharpness,
             }
             for item in made.items
         ]
         self._places[key] = self._add({"key": key, "items": items, "notes": list(made.notes)})
+        self.added.add(key)
 
     def __contains__(self, key: str) -> bool:
         """Say whether a source is finished."""
@@ -195,6 +199,7 @@ def _made(row: Mapping[str, Any]) -> Made:
             Item(
                 record=Record(**{k: v for k, v in item["record"].items() if k in names}),
                 files=tuple(item["files"]),
+                sums=tuple(item.get("sums", ())),
                 look=int(item["look"], 16),
                 sharpness=item["sharpness"],
             )

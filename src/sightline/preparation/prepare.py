@@ -18,7 +18,7 @@ from sightline.io.inputs import unique_names
 from sightline.io.manifest import Record, read_created, read_manifest, write_manifest
 from sightline.preparation.execute import run_tasks
 from sightline.preparation.fit import tile_starts
-from sightline.preparation.job import Job, sha256
+from sightline.preparation.job import Item, Job, sha256
 from sightline.preparation.journal import JOURNAL, Journal
 from sightline.preparation.metadata import Metadata, match_metadata, read_metadata
 from sightline.preparation.options import PrepareOptions
@@ -26,7 +26,7 @@ from sightline.preparation.process import process
 from sightline.preparation.scan import Source, scan
 from sightline.preparation.select import Brief, select, split
 from sightline.preparation.sequences import sequence_ranges
-from sightline.preparation.writer import FOLDERS
+from sightline.preparation.writer import FOLDERS, sum_of
 from sightline.protocols import Progress
 
 MANIFEST = "manifest.json"
@@ -338,8 +338,8 @@ def _settle(
 ) -> int:
     """Make the files on disk those of the records.
 
-    What is gone (removed by hand, or left out by an earlier choice) is made again; what no record
-    names any more (duplicates, sources that changed) is removed.
+    What is gone (removed by hand, or left out by an earlier choice) or damaged is made again; what
+    no record names any more (duplicates, sources that changed) is removed.
 
     Returns:
         How many sources were made again.
@@ -348,10 +348,10 @@ def _settle(
     lost: set[str] = set()
     for key, group in groupby(kept, key=lambda brief: brief.key):
         items = journal.read(key).items
-        files = {file for brief in group for file in items[brief.place].files}
-        used |= files
-        if not all((output / file).is_file() for file in files):
-            lost.add(key)
+        for item in {brief.place: items[brief.place] for brief in group}.values():
+            used.update(item.files)
+            if key not in lost and not _is_whole(output, item, fresh=key in journal.added):
+                lost.add(key)
     tasks = [jobs[key] for key in jobs if key in lost]
     with closing(
         run_tasks(process, tasks, workers=options.workers, cluster=options.cluster)
@@ -366,6 +366,15 @@ def _settle(
                 if file not in used:
                     (output / file).unlink(missing_ok=True)
     return len(lost)
+
+
+def _is_whole(output: Path, item: Item, *, fresh: bool) -> bool:
+    """Tell whether a record's files are there, and as they were written unless just made."""
+    if fresh or not item.sums:
+        return all((output / file).is_file() for file in item.files)
+    return len(item.sums) == len(item.files) and all(
+        sum_of(output / file) == known for file, known in zip(item.files, item.sums, strict=True)
+    )
 
 
 def _remove_torn(output: Path) -> None:

@@ -193,7 +193,13 @@ def _part(
     if options.min_sharpness > 0:
         whole = apply_range(samples[..., : loaded.shown], value_range)
         sharp = sharpness(_luma(whole))
-    return Item(record=record, files=tuple(writer.files), look=look_of(luma), sharpness=sharp)
+    return Item(
+        record=record,
+        files=tuple(writer.files),
+        sums=tuple(writer.sums),
+        look=look_of(luma),
+        sharpness=sharp,
+    )
 
 
 def _display(
@@ -331,7 +337,12 @@ def _depth_alone(job: Job) -> Made:
     luma = apply_range(
         fitted[..., None], ValueRange(rule="full", minimum=(0.0,), maximum=(65535.0,))
     )
-    item = Item(record=record, files=tuple(writer.files), look=look_of(luma[..., 0]))
+    item = Item(
+        record=record,
+        files=tuple(writer.files),
+        sums=tuple(writer.sums),
+        look=look_of(luma[..., 0]),
+    )
     return Made(items=(item,))
 
 
@@ -395,7 +406,14 @@ def _video(job: Job) -> Made:
             mask=None if mask is None else writer.mask(mask),
             group=source.group,
         )
-        items.append(Item(record=record, files=tuple(writer.files), look=look_of(_luma(fitted))))
+        items.append(
+            Item(
+                record=record,
+                files=tuple(writer.files),
+                sums=tuple(writer.sums),
+                look=look_of(_luma(fitted)),
+            )
+        )
     return Made(items=tuple(items), notes=plan.notes)
 
 
