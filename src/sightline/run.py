@@ -43,6 +43,18 @@ OWN_FILES = (
 looks finished."""
 
 
+_KINDS = {
+    "status": str,
+    "config": dict,
+    "stages": dict,
+    "seconds": int | float,
+    "peak_memory_mb": int | float,
+    "warnings": list,
+    "metrics": dict,
+}
+"""What ``run.json`` cannot do without."""
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -206,14 +218,13 @@ class RunFolder:
             if file.stat().st_size > 64_000_000:
                 raise InputError(f"{file} is larger than 64 MB; it is not a run's run.json")
             state = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{file} cannot be read as JSON ({error}); restore it") from error
-        wanted = {"stages": dict, "config": dict, "warnings": list, "metrics": dict}
         if (
             not isinstance(state, dict)
             or state.get("format") != FORMAT
             or state.get("version") != 1
-            or not all(isinstance(state.get(key), kind) for key, kind in wanted.items())
+            or not all(isinstance(state.get(key), kind) for key, kind in _KINDS.items())
         ):
             raise InputError(
                 f'{file} is not a run of this version (expected format "{FORMAT}", version 1); '

@@ -6,6 +6,7 @@ only remembers what was asked for. The caller decides which names mean something
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -74,7 +75,10 @@ def read_pickle(
         FileFormatError: The pickle is damaged or larger than any honest one.
     """
     try:
-        return _Machine(makers, persistent).run(file)
+        with warnings.catch_warnings():
+            # Python warns of wrong escapes in texts, which is no news about a stranger's file.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return _Machine(makers, persistent).run(file)
     except FileFormatError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, AttributeError) as error:

@@ -11,6 +11,8 @@ from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
+from sightline.errors import SightlineError
+
 Record = TypeVar("Record")
 
 
@@ -27,6 +29,15 @@ class VerbParser(ArgumentParser):
             default_env=False,
         )
         self.add_argument("--config", action="config", help="read options from this YAML file")
+
+    def parse_args(self, *arguments: Any, **options: Any) -> Namespace:  # noqa: ANN401
+        """Parse as usual; a ``--config`` that is no YAML at all is wrong usage too."""
+        try:
+            return super().parse_args(*arguments, **options)
+        except SightlineError:
+            raise
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            self.error(f"--config is no YAML of options ({error}); correct the file")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, with the closest option where a name is misspelt."""

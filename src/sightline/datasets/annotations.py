@@ -9,6 +9,8 @@ from numpy import ndarray
 
 from sightline.io.reading import bad_file
 
+_LARGEST = float(np.finfo(np.float64).max)
+
 
 class Entry:
     """A JSON object of a file, whose values are checked when they are asked for."""
@@ -42,7 +44,9 @@ class Entry:
     def number(self, key: str) -> float:
         """Return a finite number."""
         value = self._get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._bad(key, "a number")
+        if not abs(value) <= _LARGEST:  # whole numbers of JSON have no end
             raise self._bad(key, "a number")
         return float(value)
 
@@ -57,7 +61,7 @@ class Entry:
         value = self._get(key)
         try:
             array = np.array(value, np.float64)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             array = np.zeros(0)
         if array.shape != shape or not np.isfinite(array).all():
             raise self._bad(key, "x".join(map(str, shape)) + " numbers")

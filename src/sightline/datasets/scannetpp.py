@@ -174,7 +174,7 @@ def read_test_set(path: Path, every: int = 10) -> tuple[tuple[str, int, int, int
         raise bad_file(path, "rows of scene, two context frames and a target", "something else")
     try:
         return tuple((str(a), int(b), int(c), int(d)) for a, b, c, d in rows[::every])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise bad_file(path, "frame numbers", str(error)) from error
 
 

@@ -46,6 +46,13 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compress: bool = T
     Raises:
         TypeError: If an array holds Python objects or records.
         OutputError: If the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "a.npz"
+    ...     write_npz(file, {"depth": np.ones((2, 3), np.float32), "names": ["a", "b"]})
+    ...     read_npz(file, ["depth"])["depth"].shape
+    (2, 3)
     """
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with atomic_path(path) as tmp, zipfile.ZipFile(tmp, "w") as archive:
@@ -116,23 +123,47 @@ def _entries(path: Path, archive: zipfile.ZipFile, size: int) -> dict[str, zipfi
     return entries
 
 
+def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
+    """Read the array of a ``.npy`` file.
+
+    Raises:
+        InputError: If the file is missing.
+        FileFormatError: If it is damaged, larger than ``max_bytes``, or holds pickled objects.
+    """
+    path = Path(path)
+    size = check_file(path)
+    if size > max_bytes:
+        raise bad_file(path, f"at most {max_bytes} bytes", f"{size}")
+    try:
+        with path.open("rb") as file:
+            return _read_array(path, path.name, file, size)
+    except FileFormatError:
+        raise
+    except _DAMAGE as error:
+        raise bad_file(path, "an .npy array", f"damage ({error})") from error
+
+
 def _read_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as file:
         assert isinstance(file, io.BufferedIOBase)
-        dtype, shape, fortran, header = _read_header(path, entry.filename, file)
-        want = header + math.prod(shape) * dtype.itemsize
-        if want != entry.file_size:
-            raise bad_file(path, f"{want} bytes in {entry.filename}", f"{entry.file_size}")
-        array = np.empty(shape[::-1] if fortran else shape, dtype)
-        view = array.reshape(-1).view(np.uint8).data
-        done = 0
-        while done < len(view):
-            count = file.readinto(view[done : done + (16 << 20)])
-            if not count:
-                raise bad_file(path, f"{want} bytes in {entry.filename}", f"{header + done}")
-            done += count
-        if file.read(1):
-            raise bad_file(path, f"{want} bytes in {entry.filename}", "more")
+        return _read_array(path, entry.filename, file, entry.file_size)
+
+
+def _read_array(path: Path, name: str, file: io.BufferedIOBase, size: int) -> np.ndarray:
+    dtype, shape, fortran, header = _read_header(path, name, file)
+    want = header + math.prod(shape) * dtype.itemsize
+    if want != size:
+        raise bad_file(path, f"{want} bytes in {name}", f"{size}")
+    array = np.empty(shape[::-1] if fortran else shape, dtype)
+    view = array.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done : done + (16 << 20)])
+        if not count:
+            raise bad_file(path, f"{want} bytes in {name}", f"{header + done}")
+        done += count
+    if file.read(1):
+        raise bad_file(path, f"{want} bytes in {name}", "more")
     return array.T if fortran else array
 
 
@@ -155,8 +186,11 @@ def _read_header(
         raise bad_file(path, f"an array header in {name}", "unreadable text") from error
     if not isinstance(descr, str) or not _DESCR.fullmatch(descr):
         raise bad_file(path, f"plain numbers or text in {name}", f"type {str(descr)[:40]!r}")
+    try:
+        dtype = np.dtype(descr)
+    except TypeError as error:  # no float has nine bytes
+        raise bad_file(path, f"plain numbers or text in {name}", f"type {descr!r}") from error
     good = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
-    dtype = np.dtype(descr)
     if not good or len(shape) > 32 or dtype.itemsize == 0:
         raise bad_file(path, f"a shape in {name}", f"{str(shape)[:40]!r}")
     return dtype, shape, bool(fortran), 8 + width + length

@@ -19,6 +19,8 @@ from sightline.io.reading import read_json, read_whole
 from sightline.types import Lenses
 
 _SAME_SHAPE = 0.01
+_LONGEST = 4096
+"""Characters of a path."""
 """Largest difference of aspect ratios at which K is scaled to a resized picture."""
 
 
@@ -136,18 +138,25 @@ def parse_intrinsics(text: str) -> tuple[Lens, ...]:
     Raises:
         InputError: If the text is neither four numbers nor an existing file, or a lens is unusual.
         FileFormatError: If the file has another form.
+
+    >>> (lens,) = parse_intrinsics("500,510,320,240")
+    >>> lens.K.diagonal().tolist()
+    [500.0, 510.0, 1.0]
     """
-    if re.fullmatch(r"[-+\d.eE,\s]+", text) and not Path(text).exists():
+    path = Path(text).expanduser() if len(text) < _LONGEST and text.isprintable() else None
+    if re.fullmatch(r"[-+\d.eE,\s]+", text) and not (path is not None and _is_there(path)):
         try:
             fx, fy, cx, cy = (float(part) for part in text.split(","))
         except ValueError as error:
             raise InputError(
-                f"--intrinsics expects fx,fy,cx,cy or a file, got {text!r}; give four numbers"
+                f"--intrinsics expects fx,fy,cx,cy or a file, got {text[:80]!r}; give four numbers"
             ) from error
         return (_checked("--intrinsics", _lens(fx, fy, cx, cy)),)
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise InputError(f"--intrinsics expects fx,fy,cx,cy or a file, but there is no file {text}")
+    if path is None or not _is_there(path):
+        raise InputError(
+            f"--intrinsics expects fx,fy,cx,cy or a file, but there is no file "
+            f"{' '.join(text[:200].split())}; check the path"
+        )
     if path.suffix.lower() in (".txt", ".bin"):
         codec = colmap_binary if path.suffix.lower() == ".bin" else colmap_text
         cameras = codec.read_cameras(path, read_whole(path))
@@ -155,6 +164,13 @@ def parse_intrinsics(text: str) -> tuple[Lens, ...]:
             raise FileFormatError(f"{path.name}: expected COLMAP cameras, got none")
         return tuple(_checked(path.name, lens_from_colmap(camera)) for camera in cameras)
     return (_checked(path.name, _lens_from_file(path)),)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def choose_lens(lenses: Sequence[Lens], height: int, width: int, name: str) -> Lens:

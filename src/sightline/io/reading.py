@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import stat
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ FREE_BYTES = 256 << 20
 """Any compressed file may unpack to this much."""
 MAX_GROWTH = 200
 """Beyond `FREE_BYTES`, a compressed file may unpack to this many times its size."""
+_LONGEST_NAME = 255
+"""Bytes that file systems allow; looking for a longer name is an error of its own."""
 
 
 def bad_file(path: Path, expected: str, got: str, remedy: str = "") -> FileFormatError:
@@ -34,13 +37,18 @@ def check_file(path: Path) -> int:
         FileFormatError: If it is larger than `MAX_FILE_BYTES`.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        kind = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"there is no file {path}; check the path") from error
+    except (OSError, ValueError) as error:  # too long, a zero byte, a folder that is closed to us
+        reason = " ".join(str(getattr(error, "strerror", None) or error).lower().split())
+        raise InputError(f"cannot read {str(path)[:200]!r}: {reason}; check the path") from error
+    if stat.S_ISDIR(kind.st_mode):
         raise InputError(f"{path} is a folder, not a file; give a file")
-    if not path.exists():
-        raise InputError(f"there is no file {path}; check the path")
-    if not path.is_file():
+    if not stat.S_ISREG(kind.st_mode):
         raise InputError(f"{path} is a device or a pipe, not a file; copy it to a file first")
-    size = path.stat().st_size
+    size = kind.st_size
     if size > MAX_FILE_BYTES:
         raise bad_file(path, f"at most {MAX_FILE_BYTES} bytes", f"{size}")
     return size
@@ -113,14 +121,21 @@ def inside(path: Path, text: str) -> str:
             as long as it stays inside.
 
     Raises:
-        FileFormatError: If the text is absolute, has a drive or control characters, or climbs out.
+        FileFormatError: If the text is absolute, has a drive, control characters or a name longer
+            than files can have, or climbs out.
+
+    >>> inside(Path("scene/transforms.json"), "images/../images/a.png")
+    'images/a.png'
+    >>> inside(Path("scene/transforms.json"), "../secret.png")
+    Traceback (most recent call last):
+    sightline.errors.FileFormatError: transforms.json: expected paths relative to ...
     """
     parts: list[str] = []
     slashed = text.replace("\\", "/")
     for part in slashed.split("/"):
         if part == ".." and parts:
             parts.pop()
-        elif part == ".." or ":" in part:
+        elif part == ".." or ":" in part or len(part.encode(errors="replace")) > _LONGEST_NAME:
             parts = []
             break
         elif part not in ("", "."):

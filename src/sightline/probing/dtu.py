@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sightline.errors import FileFormatError, InputError
+from sightline.io.arrays import read_npy
 from sightline.io.images import read_image, read_samples
 from sightline.io.reading import check_file
 from sightline.probing.frames import stack_cameras, stack_pictures
@@ -74,13 +75,7 @@ def read_dtu(folder: Path, stems: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_depth(path: Path) -> np.ndarray:
-    check_file(path)
-    if path.stat().st_size > _MAX_DEPTH_BYTES:
-        raise FileFormatError(f"{path} is larger than any depth map; check the file")
-    try:
-        depth = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise FileFormatError(f"{path} is no depth map ({error}); get it again") from error
+    depth = read_npy(path, max_bytes=_MAX_DEPTH_BYTES)
     if depth.ndim != 2 or depth.dtype.kind != "f":
         raise FileFormatError(f"{path} must hold one number a pixel, got shape {depth.shape}")
     return depth

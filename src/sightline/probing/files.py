@@ -1,6 +1,8 @@
 """Records of the probe as ``.npz`` files: tensors by name, and back."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sightline.errors import FileFormatError
 from sightline.io.arrays import read_npz, write_npz
+from sightline.io.reading import bad_file
 from sightline.probing.clouds import Cloud
 from sightline.probing.frames import Frame
 from sightline.probing.scenes import ProbeScene
@@ -20,6 +24,20 @@ from sightline.types import Cameras, PointCloud
 def _write(path: Path, meta: dict[str, Any], tensors: dict[str, Tensor | None]) -> None:
     arrays = {name: value.cpu().numpy() for name, value in tensors.items() if value is not None}
     write_npz(path, {"meta": np.array(json.dumps(meta)), **arrays}, compress=False)
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """Refuse a file whose content is not what we wrote."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:80]
+        raise bad_file(
+            path, "a result of the probe", f"damage ({why})", f"remove {path.parent} and run again"
+        ) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -51,28 +69,33 @@ def write_scene(scene: ProbeScene, path: Path) -> None:
 
 
 def read_scene(path: Path) -> ProbeScene:
-    """Read what `write_scene` wrote."""
-    meta, tensors = _read(path)
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["frame"].items()}
-    frame = Frame(**values)
-    cameras = cloud = None
-    if "w2c" in tensors:
-        height, width = frame.working
-        cameras = Cameras(w2c=tensors["w2c"], K=tensors["K"], height=height, width=width)
-    if "points" in tensors:
-        cloud = PointCloud(points=tensors["points"], colors=tensors["colors"])
-    return ProbeScene(
-        id=meta["id"],
-        names=tuple(meta["names"]),
-        num_train=meta["num_train"],
-        frame=frame,
-        working=tensors["working"],
-        targets=tensors["targets"],
-        cameras=cameras,
-        depth=tensors.get("depth"),
-        normals=tensors.get("normals"),
-        cloud=cloud,
-    )
+    """Read what `write_scene` wrote.
+
+    Raises:
+        FileFormatError: If the file is damaged.
+    """
+    with _checked(path):
+        meta, tensors = _read(path)
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["frame"].items()}
+        frame = Frame(**values)
+        cameras = cloud = None
+        if "w2c" in tensors:
+            height, width = frame.working
+            cameras = Cameras(w2c=tensors["w2c"], K=tensors["K"], height=height, width=width)
+        if "points" in tensors:
+            cloud = PointCloud(points=tensors["points"], colors=tensors["colors"])
+        return ProbeScene(
+            id=meta["id"],
+            names=tuple(meta["names"]),
+            num_train=meta["num_train"],
+            frame=frame,
+            working=tensors["working"],
+            targets=tensors["targets"],
+            cameras=cameras,
+            depth=tensors.get("depth"),
+            normals=tensors.get("normals"),
+            cloud=cloud,
+        )
 
 
 def write_cloud(cloud: Cloud, path: Path) -> None:
@@ -96,23 +119,28 @@ def write_cloud(cloud: Cloud, path: Path) -> None:
 
 
 def read_cloud(path: Path) -> Cloud:
-    """Read what `write_cloud` wrote."""
-    meta, tensors = _read(path)
-    height, width = meta["size"]
-    train, test = (
-        Cameras(w2c=tensors[f"{part}_w2c"], K=tensors[f"{part}_K"], height=height, width=width)
-        for part in ("train", "test")
-    )
-    return Cloud(
-        points=tensors["points"],
-        clean=tensors.get("clean"),
-        valid=tensors["valid"],
-        masks=tensors["masks"],
-        train=train,
-        test=test,
-        unit=meta["unit"],
-        method=meta["method"],
-    )
+    """Read what `write_cloud` wrote.
+
+    Raises:
+        FileFormatError: If the file is damaged.
+    """
+    with _checked(path):
+        meta, tensors = _read(path)
+        height, width = meta["size"]
+        train, test = (
+            Cameras(w2c=tensors[f"{part}_w2c"], K=tensors[f"{part}_K"], height=height, width=width)
+            for part in ("train", "test")
+        )
+        return Cloud(
+            points=tensors["points"],
+            clean=tensors.get("clean"),
+            valid=tensors["valid"],
+            masks=tensors["masks"],
+            train=train,
+            test=test,
+            unit=meta["unit"],
+            method=meta["method"],
+        )
 
 
 def write_tokens(tokens: TokenGrid, path: Path) -> None:
@@ -124,12 +152,17 @@ def write_tokens(tokens: TokenGrid, path: Path) -> None:
 
 
 def read_tokens(path: Path) -> TokenGrid:
-    """Read what `write_tokens` wrote."""
-    meta, tensors = _read(path)
-    rows, cols = tensors["grid"].shape[1:3]
-    return TokenGrid(
-        grid=tensors["grid"],
-        down=tensors.get("down", torch.eye(rows)),
-        across=tensors.get("across", torch.eye(cols)),
-        is_pixels=meta["is_pixels"],
-    )
+    """Read what `write_tokens` wrote.
+
+    Raises:
+        FileFormatError: If the file is damaged.
+    """
+    with _checked(path):
+        meta, tensors = _read(path)
+        rows, cols = tensors["grid"].shape[1:3]
+        return TokenGrid(
+            grid=tensors["grid"],
+            down=tensors.get("down", torch.eye(rows)),
+            across=tensors.get("across", torch.eye(cols)),
+            is_pixels=meta["is_pixels"],
+        )

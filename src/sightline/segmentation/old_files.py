@@ -1,8 +1,6 @@
 """Files of no-time-to-train: reference pickles, and checkpoints with a memory bank inside."""
 
 import io
-import pickle
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sightline.checkpoints import read_weights
+from sightline.checkpoints.pickled import read_pickle
+from sightline.errors import FileFormatError
 from sightline.io.reading import bad_file, check_file, read_json, read_whole
 from sightline.segmentation.memory import BankClass, MemoryBank
 from sightline.segmentation.sampling import Shots as Chosen
@@ -19,15 +19,6 @@ from sightline.segmentation.sampling import shots_from_json
 from sightline.segmentation.shots import Shots, no_shots, summarize_shots
 
 _MAX_PICKLE = 256 << 20
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dictionaries, lists, numbers and text; anything that would run code is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        raise pickle.UnpicklingError(f"{module}.{name} is not plain data")
 
 
 def read_chosen(path: Path) -> Chosen:
@@ -43,12 +34,14 @@ def read_chosen(path: Path) -> Chosen:
     if data.lstrip()[:1] == b"{":
         return shots_from_json(read_json(path))
     try:
-        content = _PlainUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise bad_file(
-            path, "references as JSON or a pickle of plain data", f"{error}"[:80]
-        ) from error
+        content = read_pickle(io.BytesIO(data), {"collections.OrderedDict": _ordered})
+    except FileFormatError as error:
+        raise bad_file(path, "references as JSON or a pickle of them", f"{error}") from error
     return shots_from_json(content)
+
+
+def _ordered(rows: Any = ()) -> dict[Any, Any]:  # noqa: ANN401
+    return dict(rows)
 
 
 def read_bank(path: Path, classes: Sequence[BankClass], encoder: Mapping[str, Any]) -> MemoryBank:

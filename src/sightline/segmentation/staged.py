@@ -122,8 +122,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if b"&" in data and any(isinstance(t, yaml.AliasToken) for t in yaml.scan(data)):
             raise bad_file(path, "YAML without aliases", "some", "write the values out")
         content = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_file(path, "YAML of plain data", f"{error}"[:80]) from error
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        why = " ".join(str(error).split())[:80]
+        raise bad_file(path, "YAML of plain data", why) from error
     if not isinstance(content, dict):
         raise bad_file(path, "keys and values", type(content).__name__)
     return content

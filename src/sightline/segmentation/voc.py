@@ -73,12 +73,13 @@ def _read_file(path: Path, number: int) -> tuple[CocoImage, list[Row]]:
     if check_file(path) > _MAX_BYTES:
         raise bad_file(path, f"annotations of at most {_MAX_BYTES} bytes", "more")
     data = read_whole(path)
-    if b"<!" in data.replace(b"<!--", b""):  # declarations may expand without end
-        raise bad_file(path, "XML without declarations", "some")
+    # Declarations may expand without end; in UTF-16 they would look otherwise.
+    if b"\0" in data or b"<!" in data.replace(b"<!--", b""):
+        raise bad_file(path, "XML in UTF-8 without declarations", "something else")
     try:
         root = ElementTree.fromstring(data)
         height, width = int(_text(root, "size/height")), int(_text(root, "size/width"))
-        if not 0 < height * width <= MAX_PIXELS:
+        if min(height, width) < 1 or height * width > MAX_PIXELS:
             raise ValueError
         name = inside(path, root.findtext("filename") or f"{path.stem}.jpg")
         rows: list[Row] = []

@@ -134,7 +134,7 @@ def read_job(folder: Path) -> Job:
         plain["progress"] = JobProgress(**progress, stages=stages)
         plain["inputs"], plain["advice"] = tuple(plain["inputs"]), tuple(plain["advice"])
         job = Job(**plain)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}); remove the folder") from error
     if job.id != folder.name:
         raise InputError(f"{file} belongs to the job {job.id}; move it back")
