@@ -1,316 +1,193 @@
 """Attack every reader with damaged files, and count.
 
-    python benchmarks/fuzz.py [--executions 1000000] [--reader NAME ...] [--seed 0]
+    python benchmarks/fuzz.py [--executions 1000000] [--reader NAME ...] [--rounds 20] [--seed 0]
 
 Each reader gets valid files of its format, made here by our own writers, and then damaged ones: bits
-flipped, numbers replaced by extreme ones, pieces cut, repeated, swapped between files. A reader may
-succeed, or raise an error of `sightline.errors`. Everything else is a finding, which is kept with its
-file: another exception, a warning, more than ten seconds, more than 400 MB that were not there before,
-a file written anywhere, a process that dies.
+flipped, numbers replaced by extreme ones, pieces cut, repeated, swapped between files. A damaged
+file that reaches a line of ours which none reached before is kept and damaged further.
 
-The readers share one process at a time, which is watched from outside, so that a crash is seen too.
+A reader may succeed, or raise an error of `sightline.errors` that is one sentence. Everything else
+is a finding, and its file is kept: another exception, a warning, more than ten seconds of the
+processor, more than 400 MB that were not there before, a file written or removed elsewhere, another
+program started, a process that dies or stands still.
+
+Readers run in processes of their own, which are watched from outside. The work goes on in rounds,
+and with ``--state DIR`` an interrupted run continues at its first unfinished round.
 """
 
 import argparse
-import json
+import contextlib
 import multiprocessing
+import os
+import pickle
+import random
 import resource
 import signal
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import RESULTS, write
+from fuzz_damage import damage
+from fuzz_readers import Target, make_targets, shares
 
-Read = Callable[[Path], object]
+import sightline
+from sightline.errors import SightlineError
+from sightline.io.atomic import atomic_write_bytes
+
 SECONDS = 10
+"""Of the processor, for one file."""
+STANDSTILL = 120
+"""Seconds of the clock without any progress."""
 MEMORY = 400 << 20
-EXTREME_BYTES = np.array([0, 1, 0x7F, 0x80, 0xFE, 0xFF, 0x2D, 0x39], np.uint8)
-EXTREME_WORDS = [
-    value.to_bytes(size, "little", signed=False)
-    for size in (2, 4, 8)
-    for value in (0, 1, 2 ** (8 * size - 1) - 1, 2 ** (8 * size - 1), 2 ** (8 * size) - 1, 2**15)
-]
-EXTREME_TEXTS = [
-    b"-1",
-    b"0",
-    b"1e999",
-    b"NaN",
-    b"4294967296",
-    b"99999999999999999999",
-    b"",
-    b"\x00",
-]
-EXTREME_TEXTS += [b"../../etc/passwd", b"[" * 300, b'{"a":' * 200, b"null", b"true", b"[]", b"{}"]
-
-
-def damage(rng: np.random.Generator, files: list[bytes]) -> bytes:
-    """Return one of the files with one to four kinds of damage."""
-    data = bytearray(files[rng.integers(len(files))])
-    for _ in range(rng.integers(1, 5)):
-        if not data:
-            break
-        # Half of the damage hits the first bytes, where headers and counts are.
-        reach = min(len(data), 256) if rng.random() < 0.5 else len(data)
-        at = int(rng.integers(reach))
-        kind = rng.integers(8)
-        if kind == 0:
-            data[at] ^= 1 << int(rng.integers(8))
-        elif kind == 1:
-            data[at] = int(rng.choice(EXTREME_BYTES))
-        elif kind == 2:
-            word = EXTREME_WORDS[rng.integers(len(EXTREME_WORDS))]
-            data[at : at + len(word)] = word
-        elif kind == 3:
-            del data[at:]
-        elif kind == 4:
-            stop = at + int(rng.integers(1, 64))
-            data[at:at] = data[at:stop] * int(rng.integers(1, 4))
-        elif kind == 5:
-            del data[at : at + int(rng.integers(1, 64))]
-        elif kind == 6:
-            other = files[rng.integers(len(files))]
-            start = int(rng.integers(len(other) or 1))
-            data[at : at + 32] = other[start : start + 32]
-        else:
-            _replace_number(rng, data, at)
-    return bytes(data)
-
-
-def _replace_number(rng: np.random.Generator, data: bytearray, at: int) -> None:
-    """Put an extreme text where the next run of digits, or the next value of JSON, stands."""
-    digits = b"0123456789.-+eE"
-    start = at
-    while start < len(data) and data[start] not in digits:
-        start += 1
-    stop = start
-    while stop < len(data) and data[stop] in digits:
-        stop += 1
-    data[start:stop] = EXTREME_TEXTS[rng.integers(len(EXTREME_TEXTS))]
-
-
-def readers(folder: Path) -> dict[str, tuple[list[bytes], str, Read]]:
-    """Return reader -> valid files, the name that a damaged one gets, and what reads it."""
-    import torch
-    from PIL import Image
-    from safetensors.torch import save_file
-
-    import sightline
-    from sightline.checkpoints import read_checkpoint
-    from sightline.cli.parser import VerbParser
-    from sightline.datasets.synthetic import make_scene, write_scene
-    from sightline.io import (
-        colmap,
-        depth,
-        exif,
-        geotiff,
-        glb,
-        images,
-        intrinsics,
-        manifest,
-        masks,
-        ply,
-        reading,
-        splat,
-        spz,
-        transforms,
-    )
-    from sightline.options import ReconstructOptions
-    from sightline.preparation.options import PrepareOptions
-    from sightline.preparation.prepare import prepare
-    from sightline.run import RunFolder
-    from sightline.segmentation import coco, staged
-    from sightline.segmentation.memory import MemoryBank
-    from sightline.segmentation.synthetic import write_dataset
-
-    data = folder / "data"
-    write_scene(make_scene(num_views=4, height=24, width=32, kind="simple", num_points=400), data)
-    run = sightline.reconstruct(data, folder / "run", steps=1, max_splats=100)
-    run.export(["ply", "gs-ply", "splat", "spz", "glb", "colmap", "transforms", "depth"])
-    clip = run.render(folder / "clip.mp4", frames=4)
-    exports = run.path / "exports"
-    text_model = folder / "text"
-    colmap.write_colmap(text_model, colmap.read_colmap(exports / "sparse" / "0"), text=True)
-    prepare([data / "images"], folder / "prepared", PrepareOptions(size=16))
-    shapes = write_dataset(folder / "shapes", pictures=6)
-    pixels = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
-    rng = np.random.default_rng(0)
-
-    def picture(name: str, **options: Any) -> bytes:  # noqa: ANN401
-        path = folder / name
-        mode = options.pop("mode", "RGB")
-        Image.fromarray(pixels).convert(mode).save(path, **options)
-        return path.read_bytes()
-
-    notes = Image.Exif()
-    notes[0x0112], notes[0x920A], notes[0xA405] = 6, 4.25, 26
-    tensors = {"a.weight": torch.rand(3, 4), "b": torch.arange(5)}
-    save_file(tensors, folder / "w.safetensors")
-    torch.save({"model": tensors, "epoch": 3, "args": {"lr": 0.1}}, folder / "w.pth")
-    torch.save(tensors, folder / "old.pth", _use_new_zipfile_serialization=False)
-    weights = [(folder / name).read_bytes() for name in ("w.pth", "old.pth")]
-    bank_file = _bank(folder)
-
-    def one(path: Path) -> list[bytes]:
-        return [path.read_bytes()]
-
-    def model_part(source: Path, name: str) -> Read:
-        rest = {p.name: p.read_bytes() for p in source.iterdir() if p.is_file() and p.name != name}
-
-        def read(path: Path) -> object:
-            for other, content in rest.items():
-                (path.parent / other).write_bytes(content)
-            return colmap.read_colmap(path.parent)
-
-        return read
-
-    def yaml(path: Path) -> object:
-        verb = VerbParser("reconstruct", "")
-        verb.add_record(ReconstructOptions)
-        return verb.parse_args(["--config", str(path)])
-
-    deep = [_deep_png(folder / "deep.png", rng), picture("grey.png", mode="L")]
-    tiffs = [picture("a.tif"), picture("b.tif", compression="tiff_lzw"), picture("c.tif", mode="L")]
-    photos = [picture("a.jpg", exif=notes), picture("a.png"), picture("a.webp"), picture("a.bmp")]
-    binary = exports / "sparse" / "0"
-    table: dict[str, tuple[list[bytes], str, Read]] = {
-        "ply_points": (one(exports / "scene.ply"), "x.ply", ply.read_point_ply),
-        "ply_splats": (one(run.path / "splats.ply"), "x.ply", ply.read_gaussian_ply),
-        "splat": (one(exports / "scene.splat"), "x.splat", splat.read_splat),
-        "spz": (one(exports / "scene.spz"), "x.spz", spz.read_spz),
-        "glb": (one(exports / "scene.glb"), "x.glb", glb.read_glb),
-        "transforms": (
-            one(data / "transforms.json"),
-            "transforms.json",
-            transforms.read_transforms,
-        ),
-        "manifest": (
-            one(folder / "prepared" / "manifest.json"),
-            "manifest.json",
-            manifest.read_manifest,
-        ),
-        "run_json": (
-            one(run.path / "run.json"),
-            "run.json",
-            lambda path: RunFolder.open(path.parent).state["status"],
-        ),
-        "cameras_npz": (one(run.path / "cameras.npz"), "x.npz", _camera_file),
-        "depth_npz": (
-            [p.read_bytes() for p in sorted((exports / "depth").glob("*.npz"))[:1]],
-            "x.npz",
-            depth.read_depth_npz,
-        ),
-        "pictures": (photos + tiffs, "x.png", images.read_image),
-        "samples": (deep + tiffs, "x.tif", images.read_samples),
-        "depth_png": (deep, "x.png", depth.read_depth_png),
-        "geotiff": (tiffs, "x.tif", geotiff.read_geo),
-        "exif": (photos[:1], "x.jpg", lambda path: exif.read_exif(Image.open(path))),
-        "masks": (deep[1:], "x.png", lambda path: masks.read_mask(path)),
-        "video": (one(clip), "x.mp4", _first_frames),
-        "safetensors": (one(folder / "w.safetensors"), "x.safetensors", read_checkpoint),
-        "pickles": (weights, "x.pth", read_checkpoint),
-        "coco": (one(shapes / "instances.json"), "x.json", coco.read_coco),
-        "bank": (one(bank_file), "x.safetensors", MemoryBank.load),
-        "json": (one(shapes / "fewshot.json"), "x.json", reading.read_json),
-        "yaml_stage": (
-            [p.read_bytes() for p in sorted(Path("configs/segment").glob("*.yaml"))],
-            "x.yaml",
-            staged.read_yaml,
-        ),
-        "yaml_options": ([b"steps: 30\ntest_every: 8\nfps: 2.5\n"], "x.yaml", yaml),
-        "intrinsics": (
-            [b"500,500,320,240", b"500"],
-            "x.txt",
-            lambda path: intrinsics.parse_intrinsics(path.read_bytes().decode("utf-8", "replace")),
-        ),
-    }
-    for source, suffix in ((binary, "bin"), (text_model, "txt")):
-        for part in ("cameras", "images", "points3D"):
-            name = f"{part}.{suffix}"
-            reader = model_part(source, name)
-            table[f"colmap_{part}_{suffix}"] = (one(source / name), f"model/{name}", reader)
-    return table
-
-
-def _camera_file(path: Path) -> object:
-    from sightline.io.scene_arrays import CameraFile
-
-    return CameraFile(path).cameras
-
-
-def _first_frames(path: Path) -> object:
-    from sightline.io.video import VideoReader
-
-    with VideoReader(path, max_pixels=1 << 16) as reader:
-        return [reader.retrieve() for _ in range(2) if reader.grab() is not None]
-
-
-def _deep_png(path: Path, rng: np.random.Generator) -> bytes:
-    from PIL import Image
-
-    Image.fromarray(rng.integers(0, 2**16, (24, 32), dtype=np.uint16)).save(path)
-    return path.read_bytes()
-
-
-def _bank(folder: Path) -> Path:
-    from sightline.segmentation import FewShotSegmenter
-    from sightline.segmentation.encoder import create_encoder
-    from sightline.segmentation.references import read_references
-
-    encoder = create_encoder("colour")
-    segmenter = FewShotSegmenter(encoder).fit(read_references(folder / "shapes", shots=1))
-    assert segmenter.bank is not None
-    segmenter.bank.save(folder / "bank.safetensors")
-    return folder / "bank.safetensors"
+CEILING = 8 << 30
+"""Address space beyond what a process starts with: stops a runaway before the machine suffers."""
+MOST_KEPT = 300
+FIRST, EVERY = 300, 4
+"""Lines are noted in the first executions of a round, and then in every fourth: it costs time."""
+_OURS = str(Path(sightline.__file__).parent)
+_ACTS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect")
+_CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.chmod")
 
 
 class TooSlow(BaseException):
     """Not an `Exception`: no reader may swallow it."""
 
 
-def _attack(name: str, start: int, count: int, seed: int, results: Any) -> None:  # noqa: ANN401
-    """Run ``count`` executions of one reader in this process; report findings as they come."""
-    from sightline.errors import SightlineError
+class Lines:
+    """Which lines of ours were reached."""
 
-    files, filename, read = readers_cache[name]
-    scratch = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    target = scratch / filename
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written: list[str] = []
+    def __init__(self) -> None:
+        """Start with none."""
+        self.reached: set[tuple[int, int]] = set()
+        self.news = False
+        self._known: dict[int, bool] = {}
+        self._codes: list[object] = []  # kept alive, so that their ids stay theirs
 
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
-            if not str(arguments[0]).startswith(str(scratch)):
-                written.append(str(arguments[0]))
-        elif event in ("os.system", "subprocess.Popen", "os.exec", "socket.connect"):
-            written.append(event)
-
-    def too_slow(*_: object) -> None:
-        raise TooSlow
-
-    signal.signal(signal.SIGALRM, too_slow)
-    warnings.simplefilter("error")
-    errors = accepted = 0
-    read(_placed(target, files[0]))  # what readers import is not what is watched
-    sys.addaudithook(watch)
-    before = _peak()
-    for number in range(start, start + count):
-        rng = np.random.default_rng([seed, number, *name.encode()])
-        data = damage(rng, files)
-        inside = _placed(target, data)
-        written.clear()
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        problem = ""
-        results.put(("at", name, number))
+    @contextlib.contextmanager
+    def watch(self, *, off: bool = False) -> Iterator[None]:
+        """Note lines, unless ``off``; ``news`` says whether one was new."""
+        self.news = False
+        if off:
+            yield
+            return
+        sys.settrace(self._enter)
         try:
-            read(inside)
+            yield
+        finally:
+            sys.settrace(None)
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Any:  # noqa: ANN401
+        code = frame.f_code
+        ours = self._known.get(id(code))
+        if ours is None:
+            ours = self._known[id(code)] = code.co_filename.startswith(_OURS)
+            self._codes.append(code)
+        return self._line if ours else None
+
+    def _line(self, frame: FrameType, event: str, argument: object) -> Any:  # noqa: ANN401
+        place = (id(frame.f_code), frame.f_lineno)
+        if place not in self.reached:
+            self.reached.add(place)
+            self.news = True
+        return self._line
+
+
+class Watch:
+    """What a reader does besides reading."""
+
+    def __init__(self, *allowed: Path | None) -> None:
+        """Allow everything inside some folders."""
+        self.seen: list[str] = []
+        self.on = False
+        self._allowed = tuple(str(folder) for folder in allowed if folder is not None)
+        self._relative = len(self._allowed) > 1  # inside a folder that is open
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if (
+            event == "open"
+            and isinstance(arguments[1], str)
+            and set(arguments[1]) & set("wax+")
+            or event in _CHANGES
+        ):
+            self._note(event, arguments[0])
+        elif event in _ACTS:
+            self.seen.append(event)
+
+    def _note(self, event: str, path: object) -> None:
+        text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+        inside = text.startswith(self._allowed) or (self._relative and not text.startswith("/"))
+        if not inside:
+            self.seen.append(f"{event} {text}")
+
+
+def work(name: str, target: Target, count: int, first: int, seed: int, link: Any) -> None:  # noqa: ANN401
+    """Attack one reader in this process from execution ``first`` on, and tell what happens.
+
+    ``link.at`` is the number of the execution at work.
+    """
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=base) as folder:
+        scratch = Path(folder)
+        for other, content in target.beside.items():
+            _placed(scratch / other, content)
+        _bound()
+        # What readers import, open and keep at first is not what is looked for.
+        refused: list[str] = []
+        for file in target.files:
+            try:
+                target.read(_placed(scratch / target.name, (target.wrap or bytes)(file)))
+            except BaseException as error:  # noqa: BLE001 - told below
+                refused.append(repr(error))
+        if len(refused) == len(target.files):
+            link.queue.put(("broken", f"{name} reads no valid file: {refused}"))
+            return
+        warnings.simplefilter("error")
+        try:
+            _attack(name, target, count, first, seed, link, scratch)
+        except BaseException as error:
+            link.queue.put(("broken", f"the attack on {name} itself failed: {error!r}"))
+            raise
+
+
+def _attack(
+    name: str,
+    target: Target,
+    count: int,
+    first: int,
+    seed: int,
+    link: Any,  # noqa: ANN401
+    scratch: Path,
+) -> None:
+    place, lines, watch = scratch / target.name, Lines(), Watch(scratch, target.own)
+    kept: list[bytes] = list(link.kept)
+    errors = accepted = 0
+    before = _peak()
+    for number in range(first, count):
+        link.at.value = number
+        rng = random.Random(f"{name} {seed} {number}")
+        grown = bool(kept) and rng.random() < 0.5
+        inner = damage(rng, kept if grown else target.files)
+        # Half of the files are closed up again; the others show how the outside is checked.
+        closed = target.wrap is not None and rng.random() < 0.8
+        data = target.wrap(inner) if closed and target.wrap is not None else inner
+        _placed(place, data)
+        watch.seen.clear()
+        problem = ""
+        watch.on = True
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            with lines.watch(off=number % EVERY != 0 and number > FIRST):
+                target.read(place)
             accepted += 1
         except SightlineError as error:
             errors += 1
@@ -318,21 +195,57 @@ def _attack(name: str, start: int, count: int, seed: int, results: Any) -> None:
                 problem = f"an error that is no sentence: {error!r}"
         except TooSlow:
             problem = f"more than {SECONDS} s"
+        except SystemExit as error:  # what the command line's parser does
+            errors += 1
+            problem = "" if error.code == 2 else f"exit code {error.code}"
         except BaseException as error:  # noqa: BLE001 - every other kind is what is looked for
-            problem = f"{type(error).__name__}: {error}"
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            problem = f"{type(error).__name__}: {error}{_where(error)}"
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            watch.on = False
+        if lines.news and len(kept) < MOST_KEPT and len(inner) < 1 << 16:
+            kept.append(inner)
+            link.queue.put(("kept", inner))
         now = _peak()
         if now - before > MEMORY:
             problem = problem or f"{(now - before) >> 20} MB taken"
         before = max(before, now)
-        if written:
-            problem = problem or f"opened for writing: {written[:3]}"
+        if watch.seen:
+            problem = problem or f"did something else: {watch.seen[:3]}"
         if problem:
-            results.put(("finding", name, number, problem, data))
-    results.put(("done", name, errors, accepted))
+            link.queue.put(("finding", number, problem, data))
+    link.queue.put(("done", errors, accepted, len(lines.reached), time.process_time()))
+
+
+def _where(error: BaseException) -> str:
+    """Return the last place of ours in a traceback."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename.startswith(_OURS):
+            place = f" ({Path(code.co_filename).relative_to(_OURS)}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+def _bound() -> None:
+    """Give this process an alarm and a ceiling."""
+
+    def too_slow(*_: object) -> None:
+        raise TooSlow
+
+    signal.signal(signal.SIGPROF, too_slow)
+    with Path("/proc/self/statm").open(encoding="ascii") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + CEILING, now + CEILING))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # libraries in C write there too
+        os.dup2(silent, stream)
 
 
 def _placed(target: Path, data: bytes) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
     return target
 
@@ -341,52 +254,72 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-readers_cache: dict[str, tuple[list[bytes], str, Read]] = {}
+class Link:
+    """What a process and its watcher share."""
+
+    def __init__(self, context: Any, kept: list[bytes], first: int) -> None:  # noqa: ANN401
+        """Begin with files that were kept before."""
+        self.queue = context.SimpleQueue()
+        self.at = context.Value("q", first, lock=False)
+        self.kept = kept
 
 
-def attack(name: str, count: int, seed: int, keep: Path) -> dict[str, Any]:
+def attack(
+    name: str, target: Target, count: int, seed: int, keep: Path, kept: list[bytes]
+) -> dict[str, Any]:
     """Attack one reader in processes of its own and return what happened."""
     context = multiprocessing.get_context("fork")
-    started, at, begun = time.perf_counter(), 0, 0
-    tally: dict[str, Any] = {"executions": 0, "errors": 0, "accepted": 0, "findings": []}
-    while begun < count:
-        results = context.SimpleQueue()
-        process = context.Process(target=_attack, args=(name, begun, count - begun, seed, results))
+    first = 0
+    tally: dict[str, Any] = {"executions": count, "errors": 0, "accepted": 0, "lines": 0}
+    tally |= {"cpu_seconds": 0.0, "findings": []}
+
+    def found(number: int, problem: str, data: bytes) -> None:
+        file = keep / f"{name}-{seed}-{number}"
+        file.write_bytes(data)
+        tally["findings"].append({"file": file.name, "problem": problem[:300]})
+
+    while first < count:
+        link = Link(context, kept, first)
+        process = context.Process(target=work, args=(name, target, count, first, seed, link))
         process.start()
-        finished = False
-        while not finished:
-            if results.empty():
-                if not process.is_alive():
-                    break
-                time.sleep(0.01)
-                continue
-            message = results.get()
-            if message[0] == "at":
-                at = message[2]
-            elif message[0] == "done":
-                tally["errors"] += message[2]
-                tally["accepted"] += message[3]
-                finished = True
+        for message in _messages(process, link):
+            if message[0] == "kept":
+                kept.append(message[1])
+            elif message[0] == "finding":
+                found(*message[1:])
+            elif message[0] == "broken":
+                found(-1, message[1], b"")
             else:
-                _, _, number, problem, data = message
-                file = keep / f"{name}-{number}"
-                file.write_bytes(data)
-                tally["findings"].append({"number": number, "problem": problem[:300]})
+                tally["errors"] += message[1]
+                tally["accepted"] += message[2]
+                tally["lines"] = message[3]
+                tally["cpu_seconds"] += message[4]
         process.join()
-        if finished:
-            begun = count
-        else:
-            problem = f"the process died with {process.exitcode}"
-            tally["findings"].append({"number": at, "problem": problem})
-            begun = at + 1
-    tally["executions"] = count
-    tally["per_second"] = round(count / (time.perf_counter() - started), 1)
+        if process.exitcode == 0:
+            break
+        number = int(link.at.value)
+        rng = random.Random(f"{name} {seed} {number}")
+        found(number, f"the process ended with {process.exitcode}", damage(rng, target.files))
+        first = number + 1
     return tally
 
 
-def _rounds(names: list[str], total: int) -> Iterator[tuple[str, int]]:
-    for name in names:
-        yield name, max(1, total // len(names))
+def _messages(process: Any, link: Link) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
+    """Yield what a process tells until it ends; one that stands still is killed."""
+    moved, at = time.monotonic(), -1
+    while True:
+        while not link.queue.empty():
+            moved = time.monotonic()
+            yield link.queue.get()
+        if not process.is_alive():
+            while not link.queue.empty():
+                yield link.queue.get()
+            return
+        if link.at.value != at:
+            moved, at = time.monotonic(), link.at.value
+        if time.monotonic() - moved > STANDSTILL:
+            process.kill()
+        time.sleep(0.02)
 
 
 def main() -> None:
@@ -394,33 +327,94 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--reader", nargs="*", default=None)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--keep", type=Path, default=None, help="folder for files that were findings"
-    )
+    parser.add_argument("--state", type=Path, default=None, help="folder to go on from")
+    parser.add_argument("--part", default="0/1", help="N/M: every M-th reader from the N-th on")
+    parser.add_argument("--sum", action="store_true", help="only sum up what --state holds")
+    parser.add_argument("--keep", type=Path, default=None, help="folder for findings")
     parser.add_argument("--output", type=Path, default=RESULTS / "fuzz.json")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        readers_cache.update(readers(Path(folder)))
-        names = arguments.reader or sorted(readers_cache)
-        keep = arguments.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
-        keep.mkdir(parents=True, exist_ok=True)
-        table = {}
-        for name, count in _rounds(names, arguments.executions):
-            table[name] = attack(name, count, arguments.seed, keep)
-            row = table[name]
-            print(
-                f"{name:22} {json.dumps({k: v for k, v in row.items() if k != 'findings'})}",
-                flush=True,
-            )
-            for finding in row["findings"][:5]:
-                print("   ", finding)
-    total = {
-        key: sum(row[key] for row in table.values()) for key in ("executions", "errors", "accepted")
+    keep = arguments.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
+    keep.mkdir(parents=True, exist_ok=True)
+    state = State(arguments.state, arguments.part)
+    if not arguments.sum:
+        with tempfile.TemporaryDirectory() as folder:
+            targets = make_targets(Path(folder))
+            if arguments.reader:
+                targets = {name: targets[name] for name in arguments.reader}
+            _go_on(arguments, targets, state, keep)
+    table: dict[str, dict[str, Any]] = {}
+    for (_, name), row in sorted(state.all().items()):
+        table[name] = _add(table[name], row) if name in table else row
+    total: dict[str, Any] = {
+        key: round(sum(row[key] for row in table.values()), 1)
+        for key in ("executions", "errors", "accepted", "cpu_seconds")
     }
     total["findings"] = sum(len(row["findings"]) for row in table.values())
     print(total, "findings in", keep)
     write(arguments.output, {"seed": arguments.seed, "total": total, "readers": table})
+
+
+Pieces = dict[tuple[int, str], dict[str, Any]]
+"""(round, reader) -> what was found."""
+
+
+class State:
+    """What is finished, and files that reached new lines."""
+
+    def __init__(self, folder: Path | None, part: str) -> None:
+        """Read what an earlier run left."""
+        self._file = None if folder is None else folder / f"part-{part.replace('/', '-of-')}.pickle"
+        self.done: Pieces = {}
+        self.kept: dict[str, list[bytes]] = {}
+        if self._file is not None and self._file.is_file():
+            self.done, self.kept = pickle.loads(self._file.read_bytes())
+
+    def save(self) -> None:
+        """Write it, if there is a place for it."""
+        if self._file is not None:
+            atomic_write_bytes(self._file, pickle.dumps((self.done, self.kept)))
+
+    def all(self) -> Pieces:
+        """Return what is finished, by other parts too."""
+        found = dict(self.done)
+        for file in [] if self._file is None else sorted(self._file.parent.glob("part-*.pickle")):
+            found |= pickle.loads(file.read_bytes())[0]
+        return found
+
+
+def _go_on(
+    arguments: argparse.Namespace, targets: dict[str, Target], state: State, keep: Path
+) -> None:
+    """Attack all readers of this part in every round that is not finished."""
+    counts = shares(targets, arguments.executions // arguments.rounds)
+    part, parts = map(int, arguments.part.split("/"))
+    for number in range(arguments.rounds):
+        for name in sorted(targets)[part::parts]:
+            if (number, name) in state.done:
+                continue
+            count, seed = counts[name], arguments.seed * 1000 + number
+            kept = state.kept.setdefault(name, [])
+            row = attack(name, targets[name], count, seed, keep, kept)
+            each = 1000 * row["cpu_seconds"] / count
+            print(f"{number:3} {name:26} {count:7} {each:7.2f} ms {row['lines']:4} lines,", end=" ")
+            print(f"{row['errors']} errors, {len(row['findings'])} findings", flush=True)
+            for finding in row["findings"][:4]:
+                print("      ", finding, flush=True)
+            state.done[number, name] = row
+            state.save()
+
+
+def _add(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return the sum of two rows of a reader."""
+    counted = ("executions", "errors", "accepted")
+    return {
+        **{key: first[key] + second[key] for key in counted},
+        "lines": max(first["lines"], second["lines"]),
+        "cpu_seconds": round(first["cpu_seconds"] + second["cpu_seconds"], 2),
+        "findings": first["findings"] + second["findings"],
+    }
 
 
 if __name__ == "__main__":
