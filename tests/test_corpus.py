@@ -14,6 +14,7 @@ from sightline.cli.parser import VerbParser
 from sightline.datasets.annotations import Entry
 from sightline.errors import FileFormatError, SightlineError
 from sightline.io.arrays import read_npy, read_npz
+from sightline.io.glb import read_glb
 from sightline.io.intrinsics import parse_intrinsics
 from sightline.io.ply import read_gaussian_ply
 from sightline.options import ReconstructOptions
@@ -43,6 +44,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "chosen": read_chosen,
     "grid": read_yaml,
     "intrinsics": lambda path: parse_intrinsics(path.read_text("utf-8", "replace")),
+    "mesh": read_glb,
     "npy": read_npy,
     "npz": read_npz,
     "options": options,

@@ -381,14 +381,19 @@ class _Reader:
             if primitive.get("mode") != _POINTS or not isinstance(attributes, dict):
                 continue
             xyz = self.accessor(attributes.get("POSITION"), 3)
-            xyz = (xyz @ matrix[:3, :3].T + matrix[:3, 3]) * _FLIP_POINT
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                xyz = (xyz @ matrix[:3, :3].T + matrix[:3, 3]) * _FLIP_POINT
             colors = np.full((len(xyz), 3), 0.5, np.float32)
             if "COLOR_0" in attributes:
                 linear = self.accessor(attributes["COLOR_0"], 4)[:, :3]
                 colors = linear_to_srgb(linear.clip(0, 1)).astype(np.float32)
             if len(colors) != len(xyz) or not np.isfinite(xyz).all():
                 raise bad_file(self.path, "finite points, each with a colour", "others")
-            found.append((xyz.astype(np.float32), colors))
+            with np.errstate(over="ignore"):
+                points = xyz.astype(np.float32)
+            if not np.isfinite(points).all():
+                raise bad_file(self.path, "points within the range of 32-bit floats", "others")
+            found.append((points, colors))
         return found
 
     def accessor(self, index: object, most: int) -> Float[np.ndarray, "N C"]:
@@ -411,5 +416,6 @@ class _Reader:
                 self.path, f"{count} vectors within {len(self.binary)} bytes", "fewer bytes"
             )
         raw = np.ndarray((count, width), dtype, self.binary, start, (stride, dtype.itemsize))
-        values = raw.astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            values = raw.astype(np.float32)
         return values if kind == _FLOAT else values / np.float32(np.iinfo(dtype).max)

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from sightline.io.images import read_image
+from sightline.io.reading import read_json
 from sightline.io.scene_arrays import CameraFile, GeometryFile
 from sightline.pipeline.work import Work, read_exposure
 from sightline.report.charts import Curve
@@ -167,9 +167,7 @@ def _stored_renders(work: Work, cameras: CameraFile) -> Iterator[tuple[int, Tens
     for index in cameras.test.nonzero()[:, 0].tolist():
         file = work.file("renders", "test", f"{Path(cameras.names[index]).with_suffix('')}.png")
         if file.is_file():
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture.convert("RGB")).copy()
-            yield index, torch.from_numpy(pixels).movedim(-1, 0)
+            yield index, torch.from_numpy(read_image(file).pixels).movedim(-1, 0)
 
 
 def _training_renders(work: Work, cameras: CameraFile) -> Iterator[tuple[int, Tensor]]:
@@ -229,12 +227,10 @@ def _features(run: Run, cameras: CameraFile) -> tuple[NamedPicture, ...]:
 
 
 def _curves(work: Work) -> tuple[Curve, ...]:
-    import json
-
     file = work.file("stages", "training.json")
     if not file.is_file():
         return ()
-    history = json.loads(file.read_text(encoding="utf-8"))
+    history = read_json(file)
     steps = tuple(float(step) for step in history["step"])
     shown = (
         ("loss", "Loss", "", 4, True),

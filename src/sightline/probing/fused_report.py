@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sightline.io.atomic import atomic_write_text
+from sightline.io.images import read_image
 from sightline.probing.forest import forest_plot
 from sightline.probing.fused import MEASURES, START, VariantRun, scores_table
 from sightline.probing.stats import Difference, differences, estimate, tied_ranks
@@ -354,7 +354,7 @@ def _pictures(runs: Sequence[VariantRun]) -> Html | None:
 
 
 def _panels(file: Path) -> list[np.ndarray]:
-    pixels = np.asarray(Image.open(file).convert("RGB"))
+    pixels = read_image(file).pixels
     return [np.ascontiguousarray(part) for part in np.split(pixels, _PANELS, axis=1)]
 
 

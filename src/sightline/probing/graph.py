@@ -5,7 +5,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -115,10 +115,22 @@ def peak_memory() -> int:
     return round(peak_memory_mb() * 1e6)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short; what the task itself writes says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing, where logging would print a traceback."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its end still fits."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[Callable[[str], object]]:
     """Copy what the package logs to a file while the body runs; yields what writes a line there."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     package = logging.getLogger("sightline")
     package.addHandler(handler)

@@ -263,6 +263,10 @@ def read_split(folder: Path) -> dict[str, Any]:
     content = read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
         raise bad_file(path, "an object with support_images and query_images", "another value")
+    for name in ("support_images", "query_images"):
+        ids = content.get(name)
+        if isinstance(ids, list) and not all(isinstance(i, int | str) for i in ids):
+            raise bad_file(path, f"ids of pictures as {name}", "other values")
     return content
 
 

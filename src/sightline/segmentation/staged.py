@@ -5,6 +5,7 @@ in a fixed table, and nothing of the file is evaluated; a key that nobody reads 
 """
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,7 @@ _SHORT = {
     },
 }
 _MAX_YAML = 1 << 20
+_MAX_DEPTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if check_file(path) > _MAX_YAML:
         raise bad_file(path, f"a configuration of at most {_MAX_YAML} bytes", "a larger file")
     data = read_whole(path)
+    if _depth(data) > _MAX_DEPTH:  # each further bracket costs the parser a look at all before it
+        raise bad_file(path, f"YAML of at most {_MAX_DEPTH} levels", "more")
     try:
         if b"&" in data and any(isinstance(t, yaml.AliasToken) for t in yaml.scan(data)):
             raise bad_file(path, "YAML without aliases", "some", "write the values out")
@@ -128,6 +132,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise bad_file(path, "keys and values", type(content).__name__)
     return content
+
+
+def _depth(data: bytes) -> int:
+    """Return how deep brackets are nested, those in texts included."""
+    now = most = 0
+    for found in re.finditer(rb"[\[\]{}]", data):
+        now += 1 if found[0] in b"[{" else -1
+        most = max(most, now)
+    return most
 
 
 def parse_stage(words: Sequence[str]) -> Stage:
