@@ -73,11 +73,13 @@ class Case:
         words: The command line for an output folder; the same line resumes.
         promised: Patterns of files that must be among those that are equal byte for byte.
         untouched: Patterns of files that never change once they are there.
+        told: Names of files that tell how it went, and so may differ after damage.
     """
 
     words: Callable[[Path], list[str]]
     promised: tuple[str, ...]
     untouched: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +103,10 @@ class Tally:
     resumed_equal: int = 0
     refused: int = 0
     """Corrupted files that were noticed, with a sentence."""
+    unread: int = 0
+    """Corrupted files that nothing looked at any more; they stay as they are."""
     unnoticed: int = 0
-    """Corrupted files whose damage went into the results."""
+    """Corrupted files whose damage went into other results."""
     violations: list[str] = field(default_factory=list)
     sentences: set[str] = field(default_factory=set)
 
@@ -113,6 +117,7 @@ class Tally:
             "exit_codes": {str(code): n for code, n in sorted(self.codes.items())},
             "resumed_equal": self.resumed_equal,
             "refused": self.refused,
+            "unread": self.unread,
             "unnoticed": self.unnoticed,
             "violations": self.violations,
             "sentences": sorted(self.sentences)[:6],
@@ -172,6 +177,7 @@ def cases(data: Path) -> dict[str, Case]:
                 *("--size", "16", "--workers", "1"),
             ],
             promised=("**/*.png",),
+            told=(".prepare.jsonl",),
         ),
         "probe run": Case(
             words=lambda out: [
@@ -189,6 +195,7 @@ def cases(data: Path) -> dict[str, Case]:
                 *("train", name, "--config", str(file), "-o", str(out), "--resume"),
             ],
             promised=("checkpoints/*custom.pt",),
+            told=("logs/train.csv", "logs/validation.csv"),
         )
     return found
 
@@ -537,9 +544,14 @@ class Trials:
                 tally.refused += 1
                 if problem := wrong_words(ended):
                     tally.violations.append(f"{what}: {problem}")
-            elif any(after.get(k) != v for k, v in self.promised.items()):
+                continue
+            unlike = {k for k, v in self.promised.items() if after.get(k) != v}
+            if unlike - {name} - {*self.case.told}:
                 tally.unnoticed += 1
                 tally.sentences.add(f"unnoticed: {what}")
+            elif unlike - {*self.case.told}:
+                tally.unread += 1
+                tally.sentences.add(f"unread: {what}")
             else:
                 tally.resumed_equal += 1
 
@@ -610,6 +622,7 @@ def main() -> None:
     parser.add_argument("--verb", nargs="*", default=None)
     parser.add_argument("--kind", nargs="*", default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--add", action="store_true", help="keep other verbs of the output")
     parser.add_argument("--output", type=Path, default=RESULTS / "faults.json")
     arguments = parser.parse_args()
     _import_all()
@@ -623,8 +636,10 @@ def main() -> None:
                 place.mkdir()
                 verbs[name] = break_verb(name, case, place, arguments.seed, arguments.each, kinds)
                 shutil.rmtree(place)
+    if arguments.add and arguments.output.is_file():
+        verbs = {**json.loads(arguments.output.read_text("utf-8"))["verbs"], **verbs}
     rows = [row for verb in verbs.values() for row in verb["kinds"].values()]
-    keys = ("injected", "resumed_equal", "refused", "unnoticed")
+    keys = ("injected", "resumed_equal", "refused", "unread", "unnoticed")
     total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in keys}
     total["violations"] = sum(len(row["violations"]) for row in rows)
     print(total)

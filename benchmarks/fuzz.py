@@ -130,33 +130,38 @@ class Watch:
             self.seen.append(f"{event} {text}")
 
 
-def work(name: str, target: Target, count: int, first: int, seed: int, link: Any) -> None:  # noqa: ANN401
+def work(
+    name: str,
+    target: Target,
+    count: int,
+    first: int,
+    seed: int,
+    link: Any,  # noqa: ANN401
+    scratch: Path,
+) -> None:
     """Attack one reader in this process from execution ``first`` on, and tell what happens.
 
     ``link.at`` is the number of the execution at work.
     """
-    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=base) as folder:
-        scratch = Path(folder)
-        for other, content in target.beside.items():
-            _placed(scratch / other, content)
-        _bound()
-        # What readers import, open and keep at first is not what is looked for.
-        refused: list[str] = []
-        for file in target.files:
-            try:
-                target.read(_placed(scratch / target.name, (target.wrap or bytes)(file)))
-            except BaseException as error:  # noqa: BLE001 - told below
-                refused.append(repr(error))
-        if len(refused) == len(target.files):
-            link.queue.put(("broken", f"{name} reads no valid file: {refused}"))
-            return
-        warnings.simplefilter("error")
+    for other, content in target.beside.items():
+        _placed(scratch / other, content)
+    _bound()
+    # What readers import, open and keep at first is not what is looked for.
+    refused: list[str] = []
+    for file in target.files:
         try:
-            _attack(name, target, count, first, seed, link, scratch)
-        except BaseException as error:
-            link.queue.put(("broken", f"the attack on {name} itself failed: {error!r}"))
-            raise
+            target.read(_placed(scratch / target.name, (target.wrap or bytes)(file)))
+        except BaseException as error:  # noqa: BLE001 - told below
+            refused.append(repr(error))
+    if len(refused) == len(target.files):
+        link.queue.put(("broken", f"{name} reads no valid file: {refused}"))
+        return
+    warnings.simplefilter("error")
+    try:
+        _attack(name, target, count, first, seed, link, scratch)
+    except BaseException as error:
+        link.queue.put(("broken", f"the attack on {name} itself failed: {error!r}"))
+        raise
 
 
 def _attack(
@@ -278,29 +283,32 @@ def attack(
         file.write_bytes(data)
         tally["findings"].append({"file": file.name, "problem": problem[:300]})
 
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     while first < count:
-        link = Link(context, kept, first)
-        process = context.Process(target=work, args=(name, target, count, first, seed, link))
-        process.start()
-        for message in _messages(process, link):
-            if message[0] == "kept":
-                kept.append(message[1])
-            elif message[0] == "finding":
-                found(*message[1:])
-            elif message[0] == "broken":
-                found(-1, message[1], b"")
-            else:
-                tally["errors"] += message[1]
-                tally["accepted"] += message[2]
-                tally["lines"] = message[3]
-                tally["cpu_seconds"] += message[4]
-        process.join()
-        if process.exitcode == 0:
-            break
-        number = int(link.at.value)
-        rng = random.Random(f"{name} {seed} {number}")
-        found(number, f"the process ended with {process.exitcode}", damage(rng, target.files))
-        first = number + 1
+        with tempfile.TemporaryDirectory(dir=base) as folder:
+            link = Link(context, kept, first)
+            words = (name, target, count, first, seed, link, Path(folder))
+            process = context.Process(target=work, args=words)
+            process.start()
+            for message in _messages(process, link):
+                if message[0] == "kept":
+                    kept.append(message[1])
+                elif message[0] == "finding":
+                    found(*message[1:])
+                elif message[0] == "broken":
+                    found(-1, message[1], b"")
+                else:
+                    tally["errors"] += message[1]
+                    tally["accepted"] += message[2]
+                    tally["lines"] = message[3]
+                    tally["cpu_seconds"] += message[4]
+            process.join()
+            if process.exitcode == 0:
+                break
+            number, last = int(link.at.value), Path(folder, target.name)
+            data = last.read_bytes() if last.is_file() else b""
+            found(number, f"the process ended with {process.exitcode}", data)
+            first = number + 1
     return tally
 
 

@@ -13,6 +13,7 @@ Growth is the median of the last fifth over that of the fifth after the warm-up 
 
 import argparse
 import io
+import json
 import os
 import signal
 import socket
@@ -196,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--raster", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=100)
+    parser.add_argument("--add", action="store_true", help="keep the other part of the output")
     parser.add_argument("--output", type=Path, default=RESULTS / "leaks.json")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
@@ -219,6 +221,9 @@ def main() -> None:
             found["app"] = {"jobs": arguments.jobs, "ended": ended, "exit_code": code}
             found["app"] |= compare(samples)
             print(found["app"], flush=True)
+    if arguments.add and arguments.output.is_file():
+        before = json.loads(arguments.output.read_text("utf-8"))
+        found = {k: before[k] for k in ("rasteriser", "app") if k in before} | found
     leaking = [
         f"{part} {key}"
         for part, table in found.items()
