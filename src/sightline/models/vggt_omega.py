@@ -146,7 +146,8 @@ class OmegaAggregator(nn.Module):
         return layers, start
 
     def _run(self, block: nn.Module, x: Tensor, table: RotaryTable | None) -> Tensor:
-        if self.training and self.gradient_checkpointing and torch.is_grad_enabled():
+        wanted = self.training and self.gradient_checkpointing and torch.is_grad_enabled()
+        if wanted and not x.is_meta:  # nothing is kept there, and torch 2.4 could not
             return checkpoint(block, x, table, use_reentrant=False)
         return block(x, table)
 

@@ -102,8 +102,9 @@ def clip_gradients(
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             continue
-        norm = torch.nn.utils.get_total_norm(gradients)
         if largest:
-            torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
+        else:
+            norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
         norms["grad_norm" if name == "all" else f"grad_norm_{name}"] = whole(norm)
     return norms
