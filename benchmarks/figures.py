@@ -275,7 +275,7 @@ def totals(r: Result) -> str:
 def leaks(r: Result) -> str:
     """Growth of memory in both parts."""
     parts = [
-        f"{r[part]['jobs']:,} {part} jobs: memory {100 * r[part]['memory_mb']['growth']:+.1f} %"
+        f"{r[part]['jobs']:,} {part} jobs: memory {r[part]['memory_mb']['growth']:+.1f} %"
         for part in ("rasteriser", "app")
         if part in r
     ]

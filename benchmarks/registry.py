@@ -368,6 +368,29 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         in_all=False,
     ),
     Benchmark(
+        "faults",
+        SAFETY,
+        "Full disks, missing permissions, kills, corrupt caches and jumping clocks lose nothing "
+        "that was finished.",
+        "faults.py --output {json}",
+        60,
+        f.totals,
+        holds=lambda r: r["total"]["violations"] == 0,
+        in_all=False,
+    ),
+    Benchmark(
+        "leaks",
+        SAFETY,
+        "1,000 rasteriser jobs and 100 app jobs leave no memory, files, threads or processes "
+        "behind.",
+        "leaks.py --output {json}",
+        15,
+        f.leaks,
+        needs=("extra:gradio",),
+        holds=lambda r: not r["leaking"],
+        in_all=False,
+    ),
+    Benchmark(
         "app_load",
         SAFETY,
         "Twenty users and two hundred watchers of the app lose, cross and leak nothing.",
