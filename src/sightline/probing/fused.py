@@ -4,6 +4,7 @@ Every variant (a backbone, or anything else that settings can say) is a run of
 ``sightline train splatt3r`` for each seed, in ``runs/``. Finished runs stay; the same call goes on.
 """
 
+import ctypes
 import dataclasses
 import json
 import math
@@ -282,6 +283,9 @@ def _memory(device: torch.device) -> tuple[Callable[[], None], Callable[[], floa
 
     def reset() -> None:
         if clear.exists():
+            # What the C library keeps of freed memory would hide what a pass takes.
+            if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+                trim(0)
             clear.write_text("5")
 
     def peak() -> float:

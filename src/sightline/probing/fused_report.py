@@ -31,6 +31,7 @@ LABELS = {
 _PANELS = 5
 """Pictures in a row that training leaves: two contexts, the target, what is drawn, and masked."""
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 330, 64, 150, 18, 40
+_LINE = 16  # from one name to the next
 
 
 def write_comparison(
@@ -299,15 +300,17 @@ def _scatter(runs: Sequence[VariantRun], names: Sequence[str], psnr: np.ndarray)
         )  # fmt: skip
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     marks.append(element("text", "ms a pair", x=middle, y=_HEIGHT - 3, class_="tick middle"))
-    for name, ms, e, size in rows:
+    label = -math.inf  # the last name, which the next must not run into
+    for name, ms, e, size in sorted(rows, key=lambda row: -row[2].mean):
         at, level = f"{x(ms):.1f}", f"{y(e.mean):.1f}"
         marks.append(element("path", d=f"M{at} {y(e.low):.1f}V{y(e.high):.1f}", class_="line"))
         radius = 4 + 10 * math.sqrt(max(size, 0.0) / largest)
         marks.append(element("circle", cx=at, cy=level, r=f"{radius:.1f}", class_="cam"))
         shown = name if len(name) < 22 else name[:20] + "\u2026"
+        label = max(y(e.mean), label + _LINE)
         marks.append(
-            element("text", shown, x=f"{x(ms) + radius + 5:.1f}", y=level, class_="tick start",
-                    dy="0.32em")
+            element("text", shown, x=f"{x(ms) + radius + 5:.1f}", y=f"{label:.1f}",
+                    class_="tick start", dy="0.32em")
         )  # fmt: skip
     drawing = element(
         "svg", marks, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img",
