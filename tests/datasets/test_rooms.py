@@ -42,9 +42,10 @@ def test_a_sample_follows_from_its_place_alone(sample):
     assert len(scenes) == 4
 
 
+@pytest.mark.parametrize("family", [FAMILY, Rooms(views="orbit")], ids=["walk", "orbit"])
 @pytest.mark.parametrize("place", range(4))
-def test_views_agree_where_they_overlap(place):
-    sample = FAMILY.draw(sample_rng(5, "train", place), 2, 96, 96)
+def test_views_agree_where_they_overlap(place, family):
+    sample = family.draw(sample_rng(5, "train", place), 2, 96, 96)
     share, apart = worst_reprojection(sample)
     assert share > 0.25
     # Checks and stripes have hard edges: most pixels agree to a hundredth, edges do not.
@@ -65,6 +66,21 @@ def test_points_lie_in_the_room(sample):
     assert float(points[..., :2].abs().max()) < FAMILY.side[1] / 2 + 1e-3
     local = camera_points(sample)
     torch.testing.assert_close(local[..., 2], sample.depth)
+
+
+def test_orbiting_cameras_stand_on_an_arc_at_one_height():
+    family = Rooms(views="orbit")
+    rng = np.random.default_rng(0)
+    heights = []
+    for _ in range(20):
+        sample = family.draw(rng, 4, 8, 8)
+        centers = torch.linalg.inv(sample.w2c)[:, :3, 3]
+        assert float(centers[:, 2].max() - centers[:, 2].min()) < 1e-4
+        assert float((centers[1:] - centers[0]).norm(dim=-1).min()) > 1e-3
+        heights.append(float(centers[0, 2]))
+    assert min(heights) >= family.height[0] - 1e-4
+    assert max(heights) <= family.height[1] + 1e-4
+    assert max(heights) - min(heights) > 0.5
 
 
 def test_cameras_keep_their_distance():

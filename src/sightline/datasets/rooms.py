@@ -64,7 +64,9 @@ class Rooms:
     arc: float = 40.0
     """Of ``orbit``: largest angle to either side."""
     height: Range = (0.9, 2.0)
-    """Of ``orbit``: of the cameras."""
+    """Of ``orbit``: of the cameras, which are all at one, as when someone walks around. Floor and horizon
+    then tell how far each stands beside the others, which bare walls would not.
+    """
     distance: Range = (1.8, 3.0)
     """Of ``orbit``: from the place before the corner, along the floor."""
     rays: int = 2
@@ -222,6 +224,7 @@ def _orbit(
 ) -> Float64[ndarray, "S 4 4"]:
     """Return poses, camera to world, that look at a place before the corner +x, +y."""
     target = np.array([half[0] - 0.8, half[1] - 0.8, 0.5])
+    level = rng.uniform(*family.height)
     poses = []
     for _ in range(num_views):
         eye = target
@@ -229,7 +232,7 @@ def _orbit(
             turn = math.radians(225 + rng.uniform(-family.arc, family.arc))
             reach = rng.uniform(*family.distance)
             eye = target + [reach * math.cos(turn), reach * math.sin(turn), 0.0]
-            eye[2] = rng.uniform(*family.height)
+            eye[2] = level
             if _is_free(scene, half, eye):
                 break
         poses.append(_look_at(eye, _off(family, rng, eye, target)))
