@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 
@@ -65,3 +66,19 @@ def test_nothing_to_draw(values: tuple[float, ...]) -> None:
 
 def test_flat_curve_is_drawn() -> None:
     assert line_chart(Curve(name="x", steps=(0.0, 1.0), values=(0.0, 0.0))) is not None
+
+
+def test_reference_is_drawn_and_widens_the_picture() -> None:
+    curve = Curve(name="x", steps=(0.0, 1.0), values=(1.0, 2.0), reference=10.0)
+    chart = line_chart(curve)
+    assert chart is not None
+    line = re.search(r'd="M\d+ ([\d.]+)H\d+" class="reference"', chart)
+    trace = re.search(r'points="([^"]+)"', chart)
+    assert line
+    assert trace
+    heights = [float(p.split(",")[1]) for p in trace[1].split()]
+    assert 0 < float(line[1]) < min(heights)  # a larger value, which is further up
+    for nothing in (None, math.nan):
+        chart = line_chart(dataclasses.replace(curve, reference=nothing))
+        assert chart is not None
+        assert "reference" not in chart

@@ -29,6 +29,8 @@ class Curve:
     digits: int = 2
     """Behind the decimal point, for the last value."""
     logarithmic: bool = False
+    reference: float | None = None
+    """What to beat, drawn as a dashed line."""
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -58,6 +60,9 @@ def line_chart(curve: Curve) -> Html | None:
     values = np.array([kept[i][1] for i in take], np.float64)
     heights = np.log10(values) if curve.logarithmic else values
     low, high = float(heights.min()), float(heights.max())
+    reference = _height(curve, curve.reference)
+    if reference is not None:
+        low, high = min(low, reference), max(high, reference)
     margin = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
     low, high = low - margin, high + margin
 
@@ -99,9 +104,21 @@ def line_chart(curve: Curve) -> Html | None:
         "svg",
         element("path", d="".join(grid), class_="axis"),
         labels,
+        None
+        if reference is None
+        else element(
+            "path", d=f"M{_LEFT} {y(reference):.1f}H{_WIDTH - _RIGHT}", class_="reference"
+        ),
         element("polyline", points=trace, class_="line"),
         element("circle", cx=f"{at[-1][0]:.1f}", cy=f"{at[-1][1]:.1f}", r=3.5, class_="dot"),
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
         aria_label=f"{curve.name} over training steps",
     )
+
+
+def _height(curve: Curve, value: float | None) -> float | None:
+    """Return where a value lies on the upright axis, if it can be drawn."""
+    if value is None or not math.isfinite(value) or (curve.logarithmic and value <= 0):
+        return None
+    return math.log10(value) if curve.logarithmic else value

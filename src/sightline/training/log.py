@@ -12,6 +12,9 @@ from sightline.io.atomic import atomic_write_text
 
 Row = Mapping[str, float | int]
 
+MEAN = "mean "
+"""Before the name of a measure: the same measure of the mean of the training data."""
+
 
 class Table:
     """A CSV file with a row a step; one process writes it."""

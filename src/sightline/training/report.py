@@ -20,7 +20,7 @@ from sightline.report.theme import (
     tiles,
 )
 from sightline.run import RunFolder
-from sightline.training.log import Table
+from sightline.training.log import MEAN, Table
 
 _MOST_PICTURES = 12
 _BUDGET = 3_000_000  # bytes of pictures
@@ -66,11 +66,13 @@ def _summary(state: dict[str, Any]) -> str:
 
 def _headline(validation: Table, state: dict[str, Any]) -> Html | None:
     entries = []
-    for name in validation.columns:
+    for name in _measures(validation):
         values = validation.column(name)[1]
-        if name == "step" or not values:
+        if not values:
             continue
         change = f"was {_number(values[0])}" if len(values) > 1 else ""
+        if (reference := _reference(validation, name)) is not None:
+            change = f"mean {_number(reference)}"
         entries.append((_words(name), _number(values[-1]), change))
     loss = state["metrics"].get("train", {}).get("loss")
     if loss is not None:
@@ -85,18 +87,36 @@ def _notes(state: dict[str, Any]) -> Html | None:
 
 def _curves(heading: str, log: Table) -> Html | None:
     cards = []
-    for name in log.columns:
-        if name == "step":
-            continue
+    for name in _measures(log):
         steps, values = log.column(name)
         digits = _digits(values[-1]) if values else 2
-        curve = Curve(name=_words(name), steps=tuple(steps), values=tuple(values), digits=digits)
+        reference = _reference(log, name)
+        curve = Curve(
+            name=_words(name),
+            steps=tuple(steps),
+            values=tuple(values),
+            digits=digits,
+            reference=reference,
+        )
         chart = line_chart(curve)
         if chart is not None:
-            last = element("span", format_number(values[-1], digits))
+            beside = "" if reference is None else f"; mean predictor {_number(reference)}, dashed"
+            last = element("span", format_number(values[-1], digits) + beside)
             caption = element("figcaption", element("b", curve.name), last)
             cards.append(element("figure", caption, chart, class_="card"))
     return section(heading, element("div", cards, class_="grid charts") if cards else None)
+
+
+def _measures(log: Table) -> list[str]:
+    """Return what was measured of the network itself."""
+    names = [name for name in log.columns if name != "step"]
+    return [n for n in names if not (n.startswith(MEAN) and n.removeprefix(MEAN) in names)]
+
+
+def _reference(log: Table, name: str) -> float | None:
+    """Return what the mean predictor scores, if that was measured too."""
+    values = log.column(MEAN + name)[1] if MEAN + name in log.columns else []
+    return values[-1] if values else None
 
 
 def _pictures(folder: Path) -> Html | None:

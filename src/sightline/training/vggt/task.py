@@ -15,6 +15,7 @@ from sightline.io.atomic import atomic_path
 from sightline.io.depth import depth_preview
 from sightline.models.vggt import VGGT
 from sightline.training.draws import Draw, generator
+from sightline.training.log import MEAN
 from sightline.training.task import ParameterGroup, TrainTask, part_of, weight_groups
 from sightline.training.vggt.data import (
     Sources,
@@ -189,7 +190,7 @@ class VggtTask(TrainTask):
         ours = measure(predictions, self.held_out)
         mean = self.mean_predictor()
         theirs = measure([constant(mean, b) for b in self.held_out], self.held_out)
-        return {**ours, **{f"mean {name}": theirs[name] for name in ours}}
+        return {**ours, **{MEAN + name: theirs[name] for name in ours}}
 
     def pictures(self, step: int, folder: Path) -> None:
         """Write held-out views, above them their true and below their predicted depth."""
