@@ -17,6 +17,8 @@ from sightline.run import versions
 RESULTS = Path(__file__).parent / "results"
 FORM = "SIGHTLINE_BENCHMARK_FORM"
 """Environment variable of `python -m benchmarks`: ``full`` or ``short``."""
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
+"""What scripts take unless they are told; `python -m benchmarks --threads` sets it."""
 _LOAD = os.getloadavg() if hasattr(os, "getloadavg") else None
 
 

@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="224", help="multiples of both patches: 112, 224, 448")
     parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=common.THREADS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--path", type=Path, action="append", default=[])
     parser.add_argument("--json", type=Path)

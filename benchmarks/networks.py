@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--size", default="224x224", help="height x width")
     parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=common.THREADS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-memory", action="store_true", help="skip the run that warms up")
     parser.add_argument("--seed", type=int, default=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, busy
+from benchmarks.figures import everything
 from benchmarks.registry import BENCHMARKS, Benchmark
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -57,8 +58,12 @@ def _row(row: Benchmark, result: dict[str, Any], place: str) -> str:
     return "| " + " | ".join([*cells, *links]) + " |"
 
 
-def page(full: dict[str, dict[str, Any]], short: dict[str, dict[str, Any]]) -> str:
-    """Return the page: a table a group, the short forms, what was not measured."""
+def page(
+    full: dict[str, dict[str, Any]],
+    short: dict[str, dict[str, Any]],
+    whole: dict[str, Any] | None = None,
+) -> str:
+    """Return the page: a table a group, the short forms, the run of ``all``, what is missing."""
     head = "| claim | figure | holds | machine | date | script | result |\n|---|---|---|---|---|---|---|"
     parts = [INTRO.strip()]
     for group in dict.fromkeys(row.group for row in BENCHMARKS):
@@ -72,6 +77,9 @@ def page(full: dict[str, dict[str, Any]], short: dict[str, dict[str, Any]]) -> s
         parts.append(
             f"## Short forms\n\nWhat `all` ran of rows whose full form takes longer.\n\n{table}"
         )
+    if whole:
+        where = f"{machine_of(whole)}, {whole['date'][:10]}, [JSON]({SOURCE}/results/all.json)"
+        parts.append(f"The last run of `all`: {everything(whole)} ({where}).")
     missing = [row for row in BENCHMARKS if row.name not in full]
     if missing:
         lines = "\n".join(
@@ -85,7 +93,12 @@ def page(full: dict[str, dict[str, Any]], short: dict[str, dict[str, Any]]) -> s
 
 def current() -> str:
     """Return the page of the committed results."""
-    return page(read_results(), read_results(RESULTS / "short"))
+    whole = RESULTS / "all.json"
+    return page(
+        read_results(),
+        read_results(RESULTS / "short"),
+        json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else None,
+    )
 
 
 def write_page() -> None:

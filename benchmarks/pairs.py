@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--graphs", default="complete,swin-2,oneref-0")
     parser.add_argument("--size", default="112x160", help="height x width")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=common.THREADS)
     parser.add_argument("--json", type=Path, default=common.RESULTS / "pairs.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

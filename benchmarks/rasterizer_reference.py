@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--splats", default="250,500,1000")
     parser.add_argument("--size", default="64x80", help="height x width")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=common.THREADS)
     parser.add_argument("--json", type=Path, default=common.RESULTS / "rasterizer_reference.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

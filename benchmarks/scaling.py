@@ -188,7 +188,7 @@ def main() -> None:
     """Measure the curves, print and write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--curves", default=",".join(CURVES))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=common.THREADS)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, default=common.RESULTS / "scaling.json")
     args = parser.parse_args()

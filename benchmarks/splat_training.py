@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", default="400,800,1600")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--test-every", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=common.THREADS)
     parser.add_argument("--set", nargs="*", default=[], dest="changes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -83,7 +83,10 @@ def test_losses_are_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(page, "BENCHMARKS", rows)
     busy = HEADER | {"figure": "slow", "machine": HEADER["machine"] | {"load": [9.0, 1.0, 1.0]}}
-    text = page.page({"won": HEADER | {"figure": "quick"}, "lost": busy}, {})
+    ended = [{"name": "won", "exit_code": 0}, {"name": "lost", "exit_code": 1}]
+    whole = HEADER | {"minutes": 44.4, "ended": ended}
+    text = page.page({"won": HEADER | {"figure": "quick"}, "lost": busy}, {}, whole)
+    assert "The last run of `all`: 2 benchmarks in 44 minutes; failed: lost (Some Chip" in text
     assert "| It works. | quick | yes | Some Chip, 2 cores | 2026-01-02 |" in text
     assert "| It is fast. | slow | **no** | Some Chip, 2 cores, busy | 2026-01-02 |" in text
     assert "- Some day. ([one.py](../benchmarks/one.py), needs gpu)" in text
