@@ -1,4 +1,5 @@
 import json
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -158,6 +159,47 @@ def test_a_probe_continues_step_by_step(open_jobs: Open, owner: str, photo: Path
         jobs.resume(owner, job.id, {"steps": 2})
 
 
+def test_a_report_is_added_to_its_grid(open_jobs: Open, owner: str, photo: Path) -> None:
+    jobs = open_jobs()
+    photos = [jobs.uploads.adopt(owner, photo, f"{n}.png").id for n in range(2)]
+    options = {"features": ["iuvrgb"]}
+    grid = finish(
+        jobs, jobs.submit(owner, Request(kind="probe-run", options=options, inputs=photos))
+    )
+    folder = jobs.root / grid.id
+    words = json.loads((folder / "words.json").read_text())
+    # Photos are one scene: their folder, never one scene a photo.
+    assert words[:4] == ["probe", "run", f"{folder}/inputs", '--features=["iuvrgb"]']
+    assert grid.command == "sightline probe run photos/ '--features=[\"iuvrgb\"]' -o grid"
+    with pytest.raises(InputError, match=r"has no grid \(yet\)"):
+        jobs.submit(owner, Request(kind="probe-report", scene=grid.id))
+    (folder / "output" / "grid" / "grid.json").write_text("{}")
+    report = finish(jobs, jobs.submit(owner, Request(kind="probe-report", scene=grid.id)))
+    words = json.loads((jobs.root / report.id / "words.json").read_text())
+    assert words == ["probe", "report", "-o", f"{folder}/output/grid", "--json"]
+    assert report.command == "sightline probe report -o grid"
+
+
+def test_a_bank_is_scored_on_a_file_and_its_pictures(
+    open_jobs: Open, owner: str, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "instances.json").write_text("{}")
+    (tmp_path / "bank.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    jobs = open_jobs()
+    annotated, bank = (
+        [jobs.uploads.adopt(owner, path).id for path in paths]
+        for paths in ((tmp_path / "instances.json", photo), (tmp_path / "bank.safetensors",))
+    )
+    with pytest.raises(InputError, match="needs a file for --bank"):
+        jobs.submit(owner, Request(kind="segment-evaluate", files={"dataset": annotated}))
+    files = {"dataset": annotated, "bank": bank}
+    job = finish(jobs, jobs.submit(owner, Request(kind="segment-evaluate", files=files)))
+    words = json.loads((jobs.root / job.id / "words.json").read_text())
+    home = f"{jobs.root / job.id}/files"
+    assert f"--dataset={home}/dataset/instances.json" in words
+    assert f"--bank={home}/bank/bank.safetensors" in words
+
+
 def test_queues_have_bounds(open_jobs: Open, owner: str) -> None:
     jobs = open_jobs(owner_queued=2, queued=3)
     running = jobs.submit(owner, demo(steps=100_000))
@@ -190,12 +232,14 @@ def test_refused_requests_leave_nothing(open_jobs: Open, owner: str, photo: Path
         (Request(kind="demo", inputs=[upload]), "takes no inputs"),
         (Request(kind="demo", scene="x"), "takes no scene"),
         (Request(kind="render"), "needs a scene"),
+        (Request(kind="probe-report"), "needs a grid"),
+        (Request(kind="train-dino", options={"epochs": 1}), "train-dino needs a file for --data"),
         (Request(kind="demo", options={"steps": "3"}), "option steps: Input should be a valid int"),
         (Request(kind="demo", options={"output": "/etc"}), "demo has no option output"),
         (Request(kind="reconstruct", inputs=[upload], options={"masks": "../.."}), "give it under"),
         (Request(kind="reconstruct", inputs=[upload], options={"fps": 0.0}), "--fps must be above"),
         (Request(kind="reconstruct", inputs=[upload], options={"export": "obj"}), "no export"),
-        (Request(kind="features", inputs=[upload]), "features needs a value for backbone"),
+        (Request(kind="features", inputs=[upload]), "features needs a value for --backbone"),
         (
             Request(kind="features", inputs=[upload], options={"backbone": "hf:../../x"}),
             "option backbone: expected up to",

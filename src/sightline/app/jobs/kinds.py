@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from sightline.app.jobs.options import (
     BankOptions,
     DownloadOptions,
+    EvaluateOptions,
     GridOptions,
     LayerOptions,
     LiftOptions,
@@ -37,6 +38,9 @@ Lane = Literal["device", "side", "network"]
 """``device``: the queue of the CPU or of the GPU that ``--device`` names; ``side``: short work that
 runs beside it; ``network``: downloads."""
 
+Made = Literal["scene", "grid"]
+"""What jobs make that others work on: a run folder with a scene, or a grid of probes."""
+
 _PICTURES: tuple[FileKind, ...] = ("picture", "video", "text")
 
 
@@ -48,11 +52,13 @@ class Role:
         shape: ``file`` for one file, ``folder`` for any number of files in a folder.
         kinds: What the files may be.
         text: What it is for.
+        example: What a command to copy names where no file is chosen yet.
     """
 
     shape: Literal["file", "folder"] = "file"
     kinds: tuple[FileKind, ...] = ("weights",)
     text: str = ""
+    example: str = "FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +93,10 @@ class Kind:
         inputs: What positional inputs may be; nothing where there are none.
         fewest: Positional inputs at least.
         most: Positional inputs at most.
-        scene: Whether the first word is a run folder: that of another job.
-        output: Name of what ``-o`` gets, below the job's ``output/``; None without ``-o``.
+        together: Whether positional inputs are one folder on the command line.
+        scene: Whether it works on what another job has made.
+        works_on: What that is: the first word, or for a grid, to which it adds, ``-o``.
+        output: Name of what ``-o`` gets, below the job's ``output/``; None without one of its own.
         flags: Words that are always there.
         again: Words that are there from the second attempt on.
         resumable: Whether a second attempt keeps what the first has finished.
@@ -110,7 +118,9 @@ class Kind:
     inputs: tuple[FileKind, ...] = ()
     fewest: int = 0
     most: int = 100_000
+    together: bool = False
     scene: Literal["no", "optional", "needed"] = "no"
+    works_on: Made = "scene"
     output: str | None = None
     flags: tuple[str, ...] = ()
     again: tuple[str, ...] = ("--overwrite",)
@@ -153,7 +163,8 @@ class Kind:
         for name in self.required:
             if name not in given and values.get(name) in (None, ""):
                 what = "file" if name in self.roles else "value"
-                raise InputError(f"{self.name} needs a {what} for {name}; give one")
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{self.name} needs a {what} for {flag}; give one")
         for record in self.records:
             names = {item.name for item in dataclasses.fields(record)}
             hints = get_type_hints(record)
@@ -194,7 +205,9 @@ _RECONSTRUCT = {
 }
 _CHECKPOINT = Role(text="weights of the model")
 _MASKERS = {"checkpoint": _CHECKPOINT, "sam": Role(text="weights of SAM 2 or 2.1")}
-_BANK = Role(kinds=("weights",), text="the memory bank that segment-fit wrote")
+_BANK = Role(
+    kinds=("weights",), text="the memory bank that segment-fit wrote", example="bank.safetensors"
+)
 
 _ALL = (
     Kind(
@@ -287,6 +300,7 @@ _ALL = (
                 shape="folder",
                 kinds=("picture", "text"),
                 text="a sub-folder of pictures a class, or pictures and one JSON of marks",
+                example="marked/",
             ),
             "negatives": Role(
                 shape="folder", kinds=("picture", "text"), text="what was wrongly found"
@@ -310,6 +324,26 @@ _ALL = (
         inputs=("picture",),
         fewest=1,
         output="found",
+        flags=("--json",),
+        stages={"predict": 1.0},
+    ),
+    Kind(
+        name="segment-evaluate",
+        title="Score a memory bank",
+        words=("segment", "evaluate"),
+        records=(EvaluateOptions, BankOptions, MaskOptions),
+        roles={
+            "dataset": Role(
+                shape="folder",
+                kinds=("picture", "text"),
+                text="a COCO file and its pictures, or a COCO folder",
+                example="annotated/",
+            ),
+            "bank": _BANK,
+            **_MASKERS,
+        },
+        required=("dataset", "bank"),
+        output="scores",
         flags=("--json",),
         stages={"predict": 1.0},
     ),
@@ -361,11 +395,22 @@ _ALL = (
         required=("features",),
         inputs=("picture", "text"),
         fewest=2,
+        together=True,
         output="grid",
         flags=("--json",),
         again=(),
         resumable=True,
         stages={"grid": 1.0},
+    ),
+    Kind(
+        name="probe-report",
+        title="Report of a grid",
+        words=("probe", "report"),
+        scene="needed",
+        works_on="grid",
+        flags=("--json",),
+        again=(),
+        lane="side",
     ),
     Kind(
         name="models-check",
@@ -398,17 +443,17 @@ def _train_kinds() -> list[Kind]:
     kinds = []
     for name, trainer in TRAINERS.items():
         record = getattr(import_module(f"{trainer.package}.settings"), trainer.settings)
-        roles = {
-            path: _TRAINING_DATA if "data" in path else _CHECKPOINT for path in path_names(record)
-        }
+        texts = {item.name: item.metadata.get("help", "") for item in dataclasses.fields(record)}
+        roles = {path: _training_role(name, path, texts[path]) for path in path_names(record)}
         kinds.append(
             Kind(
                 name=f"train-{name}",
-                title=f"Train {trainer.what}",
+                title=f"Train {_TRAINED[name]}",
                 words=("train", name),
                 records=(record,),
                 roles=roles,
                 without=_NOT_TRAINED_WITH,
+                required=("data",) if name == "dino" else (),
                 output="run",
                 flags=("--json",),
                 again=("--resume",),
@@ -421,7 +466,24 @@ def _train_kinds() -> list[Kind]:
     return kinds
 
 
-_TRAINING_DATA = Role(shape="folder", kinds=("picture", "video", "text"), text="pictures or scenes")
+def _training_role(trainer: str, path: str, text: str) -> Role:
+    if "data" not in path:
+        return Role(text=text)
+    return Role(
+        shape="folder",
+        kinds=_PICTURES,
+        text=_TRAINING_DATA[trainer] if path == "data" else text,
+        example="data/",
+    )
+
+
+_TRAINED = {"dino": "DINO", "splatt3r": "Splatt3R", "vggt": "VGGT"}
+_TRAINING_DATA = {
+    "dino": "pictures (sub-folders are classes), or what Prepare made",
+    "splatt3r": "scenes with poses and depth; without any, endless synthetic rooms",
+    "vggt": "scenes with poses and depth; without any, endless generated rooms",
+}
+"""What people may send; on the command line more forms are known."""
 _NOT_TRAINED_WITH = ("devices", "nodes", "strategy", "loggers", "num_workers", "compile", "compare")
 """More machines, logs that leave this one, and comparisons are the command line's."""
 

@@ -16,7 +16,7 @@ from sightline.app.jobs.kinds import Kind, find_kind
 from sightline.app.jobs.memory import estimate
 from sightline.app.jobs.record import Job, JobProgress, State, now
 from sightline.app.jobs.stages import ProgressTracker
-from sightline.app.jobs.staging import run_below, words_of
+from sightline.app.jobs.staging import made_below, words_of
 from sightline.app.jobs.weights import Weights
 from sightline.app.jobs.worker import Outcome, Worker
 from sightline.errors import SightlineError
@@ -134,7 +134,7 @@ class Lane:
                 kind.name,
                 job.options,
                 [folder / path for path in job.inputs],
-                None if job.scene is None else run_below(board.folder(job.scene)),
+                None if job.scene is None else made_below(board.folder(job.scene)),
             )
             code, advice = 4, tuple(guess.suggestions())
             error = guess.sentence(error or "the system ended the job for want of memory")
@@ -170,7 +170,7 @@ def _printed(file: Path) -> dict[str, Any]:
 
 def settle_run(folder: Path, status: str) -> None:
     """Correct a run that says it is running although its process has gone."""
-    run = run_below(folder)
+    run = made_below(folder)
     if run is None:
         return
     with contextlib.suppress(SightlineError, OSError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.app.jobs.board import Board
-from sightline.app.jobs.kinds import Kind, find_kind
+from sightline.app.jobs.kinds import Kind, Made, find_kind
 from sightline.app.jobs.lane import Lane, memory_of, settle_run
 from sightline.app.jobs.memory import MemoryEstimate, estimate
 from sightline.app.jobs.record import RECORD, Job, JobProgress, new_id, now
@@ -26,8 +26,8 @@ from sightline.app.jobs.staging import (
     Found,
     check_kinds,
     command_of,
+    made_below,
     make_folder,
-    run_below,
 )
 from sightline.app.jobs.uploads import UploadLimits, Uploads, kind_of
 from sightline.app.jobs.weights import Weights
@@ -95,7 +95,7 @@ class Jobs:
         check_shape(kind, request, self.limits.job_files)
         self._check_room(owner)
         kind.check(options, list(request.files))
-        scene = self._scene(owner, request)
+        scene = self._scene(owner, request, kind)
         positional = [self._find(owner, text) for text in request.inputs]
         roles = {
             role: [self._find(owner, text) for text in texts]
@@ -139,7 +139,7 @@ class Jobs:
         kind = find_kind(request.kind)
         options = check_options(kind, request.options)
         found = [self._find(owner, text).path for text in request.inputs]
-        return estimate(kind.name, options, found, self._scene(owner, request))
+        return estimate(kind.name, options, found, self._scene(owner, request, kind))
 
     def get(self, owner: str, id: str) -> Job:
         """Return a user's job as it is now.
@@ -255,17 +255,22 @@ class Jobs:
         """
         return self.root / self.board.get(owner, id).id
 
-    def run_folder(self, owner: str, id: str) -> Path:
-        """Return the run folder that a job has made, or is making.
+    def run_folder(self, owner: str, id: str, what: Made = "scene") -> Path:
+        """Return the folder that a job has made, or is making.
+
+        Args:
+            owner: The user.
+            id: Of the job.
+            what: What is wanted of it.
 
         Raises:
             NotFound: If the user has none of that id.
             InputError: If the job makes none, or has not begun one yet.
         """
         job = self.board.get(owner, id)
-        path = run_below(self.root / job.id)
+        path = made_below(self.root / job.id, what)
         if path is None or job.kind.startswith("train"):
-            raise InputError(f"job {job.id} has no scene (yet); give a finished reconstruction")
+            raise InputError(f"job {job.id} has no {what} (yet); give a job that has made one")
         return path
 
     def log(self, owner: str, id: str) -> str:
@@ -346,13 +351,13 @@ class Jobs:
                 f"{len(waiting)} jobs wait, {mine} of them yours; wait for one to end, or cancel one"
             )
 
-    def _scene(self, owner: str, request: Request) -> Path | None:
+    def _scene(self, owner: str, request: Request, kind: Kind) -> Path | None:
         if request.scene is None:
             return None
         job = self.board.get(owner, request.scene)
         if not job.has_ended:
             raise Busy(f"job {job.id} has not ended; wait for it")
-        return self.run_folder(owner, job.id)
+        return self.run_folder(owner, job.id, kind.works_on)
 
     def keep_weights(self, owner: str, id: str, folder: str) -> str:
         """Copy a user's upload to the server's weights and return its name there.

@@ -24,6 +24,13 @@ class BankOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """Which annotated pictures a memory bank is scored on."""
+
+    keep_references: bool = option(False, "also score on pictures that references came from")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiftOptions:
     """How masks of views become objects."""
 

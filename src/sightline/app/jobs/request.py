@@ -67,7 +67,9 @@ def check_shape(kind: Kind, request: Request, job_files: int) -> None:
     if kind.scene == "no" and request.scene is not None:
         raise InputError(f"{kind.name} takes no scene; leave it out")
     if kind.scene == "needed" and request.scene is None:
-        raise InputError(f"{kind.name} needs a scene: the id of a job that has made one")
+        raise InputError(
+            f"{kind.name} needs a {kind.works_on}: under scene, the id of a job that has made one"
+        )
     if kind.scene == "optional" and (request.scene is None) == (count == 0):
         raise InputError(f"{kind.name} needs a scene or one file; give one of them")
     if count and not kind.inputs:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sightline.app.jobs.kinds import Kind, Role
+from sightline.app.jobs.kinds import Kind, Made, Role
 from sightline.app.jobs.record import Job
 from sightline.app.jobs.weights import Weights
 from sightline.app.jobs.words import build_words, shown_command
@@ -17,6 +17,8 @@ OUTPUT, INPUTS, FILES = "output", "inputs", "files"
 _MOST_WORDS = 500
 """Positional inputs that are named one by one."""
 _SHOWN = 20
+_MARKS: dict[Made, str] = {"scene": "run.json", "grid": "grid.json"}
+"""Files by which folders are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def words_of(job: Job, kind: Kind, root: Path, weights: Weights) -> list[str]:
     folder = root / job.id
     scene = None
     if job.scene is not None:
-        scene = run_below(root / job.scene)
+        scene = made_below(root / job.scene, kind.works_on)
         if scene is None:
             raise InputError(f"the scene of job {job.scene} is no longer there; choose another")
     files = {role: str(folder / path) for role, path in job.files.items()}
@@ -94,21 +96,22 @@ def words_of(job: Job, kind: Kind, root: Path, weights: Weights) -> list[str]:
     )
 
 
-def run_below(folder: Path) -> Path | None:
-    """Return the run folder that a job has made or is making, None where there is none."""
-    found = sorted((folder / OUTPUT).glob("*/run.json"))
+def made_below(folder: Path, what: Made = "scene") -> Path | None:
+    """Return the folder that a job has made or is making, None where there is none."""
+    found = sorted((folder / OUTPUT).glob(f"*/{_MARKS[what]}"))
     return found[0].parent if found else None
 
 
 def command_of(job: Job, kind: Kind) -> str:
     """Return the command line for people to copy, with the names that files had."""
     names = [path.removeprefix(f"{INPUTS}/") for path in job.inputs[:_SHOWN]]
+    several = [*names, *(["..."] if len(job.inputs) > _SHOWN else [])]
     words = build_words(
         kind,
         job.options,
-        inputs=[*names, *(["..."] if len(job.inputs) > _SHOWN else [])],
+        inputs=["photos/"] if kind.together else several,
         files={**{role: Path(path).name for role, path in job.files.items()}, **job.weights},
-        scene=None if job.scene is None else "scene",
+        scene=None if job.scene is None else kind.works_on,
         output=kind.output,
     )
     return shown_command(words, kind)
@@ -155,7 +158,7 @@ def _positional(kind: Kind, folder: Path, inputs: Sequence[str]) -> list[str]:
     """Return positional words: every file, or their folder where they belong together."""
     nested = any(path.count("/") > 1 for path in inputs)
     texts = any(path.endswith((".json", ".bin", ".txt")) for path in inputs)
-    together = kind.name == "probe-run" or nested or texts or len(inputs) > _MOST_WORDS
+    together = kind.together or nested or texts or len(inputs) > _MOST_WORDS
     if together and len(inputs) > 1:
         return [str(folder / INPUTS)]
     return [str(folder / path) for path in inputs]

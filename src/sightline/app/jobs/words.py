@@ -131,7 +131,7 @@ def build_words(
         options: Checked options.
         inputs: Paths of positional inputs.
         files: Role -> path.
-        scene: Path of the run that is worked on.
+        scene: Path of the folder that is worked on.
         output: Path for ``-o``.
         models: Folder of the app's weights.
         again: Whether this is a later attempt.
@@ -143,11 +143,8 @@ def build_words(
         if options.get("target", "cache") != "cache":
             words.append(f"--target-dir={Path(models) / str(options['target'])}")
     if scene is not None:
-        words.append(scene)
-    if kind.name == "probe-run":
-        words.append(f"--scenes={json.dumps(list(inputs))}")
-    else:
-        words += inputs
+        words += ["-o", scene] if kind.works_on == "grid" else [scene]
+    words += inputs
     words += option_words(kind, options)
     words += [f"--{role.replace('_', '-')}={path}" for role, path in (files or {}).items()]
     if output is not None:
