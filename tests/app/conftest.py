@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sightline.datasets.synthetic import make_scene, write_scene
 from tests.app.served import (  # noqa: F401 - fixtures of tests without a browser
     application,
     client,
@@ -23,8 +25,8 @@ from tests.app.served import (  # noqa: F401 - fixtures of tests without a brows
 )
 from tests.browser import Browser, Page, open_browser
 
-_START = 240.0
-JOB = 240.0
+_START = 900.0
+JOB = 900.0
 """Seconds that a small job may take on a machine that is busy with others."""
 
 
@@ -32,6 +34,16 @@ JOB = 240.0
 def browser() -> Iterator[Browser]:
     with open_browser() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four small pictures with known cameras, as a file dialogue sends them: without folders."""
+    folder = tmp_path_factory.mktemp("scene")
+    write_scene(make_scene(4, 48, 64, kind="simple", num_points=300), folder)
+    cameras = folder / "transforms.json"
+    cameras.write_text(cameras.read_text().replace('"images/', '"').replace('"./images/', '"'))
+    return [cameras, folder / "points.ply", *sorted((folder / "images").iterdir())]
 
 
 @dataclass(frozen=True)
@@ -186,19 +198,39 @@ def wait_done(page: Page, card: str) -> list[str]:
     look = (
         f"(() => {{ const c = document.querySelector('#{card} .sl-card'); return [c?.dataset.state,"
         " c?.querySelector('.sl-bar')?.getAttribute('aria-valuenow') ?? null,"
-        " c?.querySelector('.sl-error')?.textContent ?? null, c?.querySelector('.sl-out').children"
-        ".length ?? 0]; })()"
+        " c?.querySelector('.sl-error')?.textContent ?? null, !!c?.querySelector('.sl-out .sl-log')];"
+        " })()"
     )
     while time.monotonic() < deadline:
-        state, percent, error, parts = page.evaluate(look)
+        state, percent, error, is_drawn = page.evaluate(look)
         if percent is not None and (not heard or heard[-1] != percent):
             heard.append(percent)
         assert not error, error
         assert state not in ("failed", "cancelled", "interrupted"), state
-        if state == "done" and parts:
+        if state == "done" and is_drawn:
             return heard
         time.sleep(0.1)
     raise TimeoutError(f"the job of {card} has not ended: {page.evaluate(look)}")
+
+
+def wait_drawn(page: Page, card: str) -> None:
+    """Wait until the 3D view in a card is drawn."""
+    page.wait_for(
+        f"(() => {{ const v = document.querySelector('#{card} iframe')?.contentWindow?.sightline;"
+        " return !!v && v.isSettled() && v.state.frames > 0; })()",
+        JOB,
+    )
+
+
+def look_at(page: Page, card: str) -> np.ndarray:
+    """Return the middle of the 3D view in a card, as RGB rows of the screen."""
+    left, top, width, height = page.evaluate(
+        f"(() => {{ const f = document.querySelector('#{card} iframe'); f.scrollIntoView();"
+        " const b = f.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; })()"
+    )
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    rows = slice(int(top + height / 3), int(top + 2 * height / 3))
+    return page.screenshot()[rows, int(left + width / 3) : int(left + 2 * width / 3)]
 
 
 def fetch(page: Page, selector: str) -> tuple[int, str, str]:

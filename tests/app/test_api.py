@@ -51,6 +51,7 @@ def test_a_job_over_http(client: TestClient, photo: Path) -> None:
     assert "sandbox" in file.headers["content-security-policy"]
     shown = client.get(results[0]["url"], params={"inline": True})
     assert shown.headers["content-disposition"].startswith("inline")
+    assert client.get(f"{API}/jobs/{job['id']}/inputs").json() == ["up/photo.png"]
     assert client.get(f"{API}/jobs/{job['id']}/log").json() == {"log": "told by a.png\n"}
     assert client.delete(f"{API}/uploads/{upload}").status_code == 204
     assert client.delete(f"{API}/jobs/{job['id']}").status_code == 204

@@ -10,7 +10,7 @@ from sightline.app.gate import KEY_HEADER
 from sightline.app.server import Context
 
 HOST = {"host": "127.0.0.1:7860"}
-OPERATIONS = 20
+OPERATIONS = 21
 
 
 @pytest.fixture(scope="module")

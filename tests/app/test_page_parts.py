@@ -1,9 +1,11 @@
 """What the page is made of, without a browser."""
 
+import asyncio
 import base64
 import dataclasses
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +16,26 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sightline.app.jobs.kinds import KINDS, Option
+from sightline.app.jobs.manager import Jobs
 from sightline.app.jobs.uploads import UploadLimits, Uploads
 from sightline.app.jobs.weights import Weights
+from sightline.app.page.build import build_page
 from sightline.app.page.controls import has_control, read_value
 from sightline.app.page.look import page_asset
 from sightline.app.page.marks import store_marks
 from sightline.app.page.widgets import command_markup, error_markup
 from sightline.errors import InputError, UnknownNameError
 
-SCRIPTS = ("api.js", "files.js", "card.js", "marker.js", "gallery.js", "page.css")
+SCRIPTS = (
+    "api.js",
+    "files.js",
+    "training.js",
+    "data.js",
+    "card.js",
+    "marker.js",
+    "gallery.js",
+    "page.css",
+)
 
 
 def option(hint: Any, default: Any = None) -> Option:
@@ -154,6 +167,29 @@ def test_kept_weights_stay_inside_their_folder(tmp_path: Path) -> None:
             weights.keep("vggt", name, source)
     with pytest.raises(UnknownNameError):
         weights.keep("../vggt", "model.pt", source)
+
+
+def test_every_form_begins_with_a_whole_command(open_jobs: Callable[..., Jobs]) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio (extra app)")
+    jobs = open_jobs()
+
+    async def build() -> Any:  # in a loop, or gradio makes one that nobody closes
+        return build_page(jobs, lambda request: "nobody")
+
+    blocks = asyncio.run(build()).blocks.values()
+    commands = {
+        block.elem_id.removesuffix("-command"): block.value
+        for block in blocks
+        if str(getattr(block, "elem_id", "")).endswith("-command")
+    }
+    # On the page are all kinds but those that stand below a result, and features.
+    absent = {"demo", "render", "export", "probe-report", "features"}
+    assert commands.keys() == KINDS.keys() - absent
+    for name, command in commands.items():
+        assert "sl-error" not in command, name
+        assert f"sightline {' '.join(KINDS[name].words)}" in command
+        for role in {"segment-lift": ("bank",)}.get(name, KINDS[name].required):
+            assert f"--{role.replace('_', '-')}=" in command, name
 
 
 def test_every_option_but_tables_has_a_control() -> None:

@@ -27,6 +27,7 @@ from sightline.app.jobs.record import Job
 from sightline.app.jobs.request import Busy, NotFound
 from sightline.app.jobs.request import Request as JobRequest
 from sightline.app.jobs.results import INLINE
+from sightline.app.jobs.staging import INPUTS
 from sightline.app.jobs.uploads import TooLarge
 from sightline.app.jobs.words import json_schema
 from sightline.app.sessions import KEY_HEADER, TOKEN_HEADER, Sessions
@@ -415,6 +416,11 @@ def _add_results(router: APIRouter, jobs: Jobs) -> None:
             content_disposition_type="inline" if shown else "attachment",
             headers={"content-security-policy": _SANDBOX},
         )
+
+    @router.get("/jobs/{id}/inputs", tags=["results"])
+    def inputs(owner: Owner, id: JobId) -> list[str]:
+        """Return the names of the files that a job was given, without those of options."""
+        return [path.removeprefix(f"{INPUTS}/") for path in jobs.get(owner, id).inputs]
 
     @router.get("/jobs/{id}/log", tags=["results"])
     def log(owner: Owner, id: JobId) -> dict[str, str]:

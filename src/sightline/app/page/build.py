@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sightline.app.jobs.kinds import KINDS
 from sightline.app.page.look import MARK
 from sightline.app.page.models_tab import fill_choices
 from sightline.app.page.panel import QUIET, Page
 from sightline.app.page.segment_tab import segment_tab
 from sightline.app.page.tabs import TABS, gallery_tab, reconstruct_tab
+from sightline.app.page.widgets import opener
 from sightline.report.markup import Html, element
 
 if TYPE_CHECKING:
@@ -40,14 +40,13 @@ def build_page(jobs: "Jobs", owner: Callable[["gr.Request"], str]) -> "gr.Blocks
             with gr.Tab("Reconstruct", id="Reconstruct"):
                 panel = reconstruct_tab(page)
             for title, make in TABS.items():
-                if title == "Train" and not any(name.startswith("train-") for name in KINDS):
-                    continue
                 with gr.Tab(title, id=title):
                     make(page)
             with gr.Tab("Segment", id="Segment"):
                 segment_tab(page, panel)
             with gr.Tab("Gallery", id="Gallery"):
                 gallery_tab()
+        opener(page.places)
         for finish in page.last:
             finish()
         if page.weights:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sightline.report.theme import read_asset
 
-_SCRIPTS = ("api.js", "files.js", "card.js", "marker.js", "gallery.js")
+_SCRIPTS = ("api.js", "files.js", "training.js", "data.js", "card.js", "marker.js", "gallery.js")
 MARK = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M3 12 15 4.5v15z"/>'
     '<path d="M3 12h18" stroke-dasharray="0.1 4"/><circle cx="21" cy="12" r="1.4"/></svg>'

@@ -25,7 +25,7 @@ def models_tab(page: Page) -> None:
             check = job_panel(
                 page,
                 "models-check",
-                tab="Models",
+                place=["Models"],
                 main=(),
                 button="Check",
                 caption=".pt, .pth or .safetensors",
@@ -44,7 +44,7 @@ def models_tab(page: Page) -> None:
             job_panel(
                 page,
                 "models-download",
-                tab="Models",
+                place=["Models"],
                 main=("name", "target"),
                 button="Download",
                 choices={"name": list(CATALOGUE)},

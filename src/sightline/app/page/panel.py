@@ -31,6 +31,7 @@ QUIET: dict[str, Any] = {
 }
 """How the page's events run: at once, without a spinner, and not as an API of Gradio's."""
 LEFT_TO_PROGRAM = "default"
+_HINT = "Drop here, or tap to choose"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,14 @@ class Page:
         owner: Tells whose request it is.
         weights: Choices of weights, filled anew whenever the page is loaded.
         last: Called once all tabs are made, for events that reach into all of them.
+        places: Kind of job -> tabs and accordions in which its card is; see `widgets.opener`.
     """
 
     jobs: "Jobs"
     owner: Callable[["gr.Request"], str]
     weights: list["gr.Dropdown"] = field(default_factory=list)
     last: list[Callable[[], object]] = field(default_factory=list)
+    places: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def submit(self, request: "gr.Request", wanted: Callable[[str], Request]) -> dict[str, Any]:
         """Start a job and return what its card shows; what is wrong is shown there too.
@@ -79,6 +82,8 @@ class Panel:
     button: "gr.Button"
     inputs: list[Any]
     """All of the above that a request is made from, in the order of `request`."""
+    filled: tuple[str, ...] = ()
+    """Roles that the tab fills in."""
 
     def request(
         self,
@@ -130,17 +135,22 @@ class Panel:
             names = [f["name"] for f in (dropped or {}).get("files", ())]
             stand_in = _STAND_IN.get(self.kind.inputs[:1], "") if self.kind.inputs else ""
             # One folder is what a person would type for many pictures.
-            shown = names if 0 < len(names) <= 3 else [stand_in] if stand_in else []
+            few = 0 < len(names) <= 3 and not self.kind.together
+            shown = names if few else [stand_in] if stand_in else []
             options = check_options(self.kind, self.controls.values(values))
             # What is still to come counts as there: a form is not wrong because it is empty.
             missing = [name for name in self.kind.required if options.get(name) in (None, "")]
             self.kind.check(options, list(dict.fromkeys([*given, *missing])))
+            absent = [
+                r for r in self.kind.roles if r in (*missing, *self.filled) and r not in given
+            ]
+            files = {role: _role_name(self.kind.roles[role], r) for role, r in given.items()}
             words = build_words(
                 self.kind,
                 options,
                 inputs=shown if self.kind.scene != "optional" else [],
-                files={role: _role_name(self.kind.roles[role], r) for role, r in given.items()},
-                scene=None if self.kind.scene == "no" else "scene/",
+                files=files | {name: self.kind.roles[name].example for name in absent},
+                scene=None if self.kind.scene == "no" else f"{self.kind.works_on}/",
                 output=self.kind.output,
             )
             return command_markup(shown_command(words, self.kind))
@@ -158,7 +168,7 @@ _STAND_IN: dict[tuple[str, ...], str] = {
 def _role_name(role: Role, refs: Sequence[str]) -> str:
     if refs[0].startswith("weights:"):
         return f"models/{refs[0].removeprefix('weights:')}"
-    return "folder/" if role.shape == "folder" else "file"
+    return role.example
 
 
 def uploads_of(value: Any) -> list[str]:  # noqa: ANN401
@@ -183,14 +193,16 @@ def job_panel(
     page: Page,
     name: str,
     *,
-    tab: str,
+    place: Sequence[str],
     main: Sequence[str],
     button: str,
     caption: str | None = None,
-    hint: str = "Drop here, or tap to choose",
+    hint: str = _HINT,
+    drop: str | None = None,
     defaults: Mapping[str, Any] | None = None,
     choices: Mapping[str, Sequence[str]] | None = None,
     hidden: Sequence[str] = (),
+    filled: Sequence[str] = (),
     starts: bool = True,
     also: Sequence[str] = (),
     beside: Callable[[], None] | None = None,
@@ -200,14 +212,16 @@ def job_panel(
     Args:
         page: What it works with.
         name: Of the kind.
-        tab: Title of the tab that it stands in.
+        place: Tabs and accordions that it stands in; see `widgets.opener`.
         main: Options and roles shown at once; the others wait behind "More options".
         button: What starts the job.
-        caption: Over the drop zone; without, there is none.
-        hint: In the drop zone.
+        caption: In the drop zone of the inputs; without, there is none.
+        hint: Below it.
+        drop: Role whose drop zone stands in that place.
         defaults: What controls begin with, where that is not the command line's default.
         choices: Names to pick from, for options that are text; others may still be typed.
         hidden: Options and roles without a control.
+        filled: Roles without one that the tab itself fills in; the command names them too.
         starts: Whether the button submits; else the tab says what it does.
         also: Further kinds whose jobs the card shows.
         beside: Makes further buttons under the one that starts.
@@ -216,7 +230,7 @@ def job_panel(
 
     kind = KINDS[name]
     options = [o for o, one in kind.options().items() if o not in hidden and has_control(one)]
-    roles = [r for r in kind.roles if r not in hidden]
+    roles = [r for r in kind.roles if r not in (*hidden, *filled, drop)]
     parts: dict[str, Any] = {}
     start_row: tuple[gr.Button, gr.HTML] | None = None
     start_with = Beginnings(values=defaults or {}, choices=choices or {})
@@ -225,6 +239,10 @@ def job_panel(
         if caption is not None:
             with gr.Column(scale=3, min_width=320):
                 files = files_box(f"{name}-files", caption, kind.inputs, hint=hint)
+                start_row = _start_row(name, button, beside)
+        if drop is not None:
+            with gr.Column(scale=3, min_width=320):
+                parts[drop] = _role_box(kind, drop)
                 start_row = _start_row(name, button, beside)
         if options or roles:
             with gr.Column(scale=2, min_width=320):
@@ -239,8 +257,9 @@ def job_panel(
     start, command = start_row or _start_row(name, button, beside)
     # One order for both, whatever stands where on the page.
     controls = Controls(kind=kind, parts={o: parts[o] for o in options})
-    given = {r: parts[r] for r in roles}
-    card = job_card(f"{name}-card", [name, *also], tab)
+    given = {r: parts[r] for r in kind.roles if r in parts}
+    card = job_card(f"{name}-card", [name, *also])
+    page.places.update(dict.fromkeys([name, *also], place))
     panel = Panel(
         kind=kind,
         card=card,
@@ -249,6 +268,7 @@ def job_panel(
         files=files,
         button=start,
         inputs=[*([] if files is None else [files]), *given.values(), *controls.components],
+        filled=tuple(filled),
     )
 
     def show(*raw: Any) -> str:  # noqa: ANN401
@@ -289,17 +309,28 @@ def _make(
 
     made: dict[str, Any] = dict(make_controls(kind, options, start_with).parts)
     for name in (r for r in roles if r in shown):
-        role, elem_id = kind.roles[name], f"{kind.name}-{name.replace('_', '-')}"
+        role = kind.roles[name]
         if role.kinds == ("weights",) and role.shape == "file":
             made[name] = gr.Dropdown(
                 choices=page.weight_choices(),
                 value=LEFT_TO_PROGRAM,
                 label=flag(name),
                 info=role.text,
-                elem_id=elem_id,
+                elem_id=_elem_id(kind, name),
+                elem_classes=["sl-option"],
             )
             page.weights.append(made[name])
         else:
-            caption = f"{flag(name)}: {role.text}"
-            made[name] = files_box(elem_id, caption, role.kinds, many=role.shape == "folder")
+            made[name] = _role_box(kind, name)
     return made
+
+
+def _role_box(kind: Kind, name: str) -> "gr.HTML":
+    role = kind.roles[name]
+    hint = f"{role.text[:1].upper()}{role.text[1:]}. {_HINT}."
+    many = role.shape == "folder"
+    return files_box(_elem_id(kind, name), flag(name), role.kinds, many=many, hint=hint)
+
+
+def _elem_id(kind: Kind, name: str) -> str:
+    return f"{kind.name}-{name.replace('_', '-')}"

@@ -1,5 +1,7 @@
 """The tab that finds marked objects everywhere."""
 
+from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
 
 from sightline.app.page.marks import store_marks
@@ -26,23 +28,24 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
     fit = job_panel(
         page,
         "segment-fit",
-        tab="Segment",
+        place=["Segment"],
         main=_SHARED,
         button="Build the memory bank",
         defaults={"backbone": "colour"},
         choices={"backbone": ["colour", *BACKBONES]},
-        hidden=("references", "negatives"),
+        hidden=("negatives",),
+        filled=("references",),
         starts=False,
     )
     intro("", heading="2. Find them")
     predict = job_panel(
         page,
         "segment-predict",
-        tab="Segment",
+        place=["Segment"],
         main=("vis_thr", "nms_thr", "sam", "proposals"),
         button="Find objects",
         caption="Pictures to search",
-        hidden=("bank",),
+        filled=("bank",),
         starts=False,
     )
     intro(
@@ -54,16 +57,30 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
     with gr.Row():
         correct = gr.Button("Build the bank again without mistakes", elem_id="segment-correct")
         send = gr.Button("Reconstruct only what was found", elem_id="segment-send")
-    with gr.Accordion("Carry the objects onto the splats of a scene", open=False):
+    with gr.Accordion(
+        "Carry the objects onto the splats of a scene", open=False, elem_id="segment-carry"
+    ):
         scenes = gallery("segment-scenes", ["reconstruct", "demo"])
         chosen = gr.Textbox(label="scene", interactive=False, elem_id="segment-scene")
         lift = job_panel(
             page,
             "segment-lift",
-            tab="Segment",
+            place=["Segment", "#segment-carry"],
             main=("vis_thr", "unnumbered"),
             button="Lift onto splats",
-            hidden=("bank", "masks"),
+            hidden=("masks",),
+            filled=("bank",),
+            starts=False,
+        )
+    with gr.Accordion("Score the bank on annotated pictures", open=False, elem_id="segment-score"):
+        score = job_panel(
+            page,
+            "segment-evaluate",
+            place=["Segment", "#segment-score"],
+            main=("vis_thr", "keep_references"),
+            button="Score",
+            drop="dataset",
+            filled=("bank",),
             starts=False,
         )
 
@@ -87,25 +104,29 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
         *raw: Any,  # noqa: ANN401
     ) -> dict[str, Any]:
         def wanted(owner: str) -> Any:  # noqa: ANN401
-            names = {str(f["name"]): str(f["id"]) for f in (searched or {}).get("files", ())}
+            sent = (searched or {}).get("files", ())
+            pictures = {str(f["id"]): str(f["name"]) for f in sent}
+            names = {PurePosixPath(name).name: id for id, name in pictures.items()}
             wrong = [
                 {**mistake, "image": names.get(mistake.get("image"))}
                 for mistake in (found or {}).get("mistakes", ())
             ]
             if not wrong:
                 raise InputError("click what was wrongly found first")
-            pictures = {id: name for name, id in names.items()}
             negatives = store_marks(page.jobs.uploads, owner, pictures, wrong)
             files = {"references": references(owner, marked), "negatives": negatives}
             return fit.request(raw, files=files)
 
         return again(page.submit(request, wanted))
 
-    def search(request: gr.Request, bank: Any, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
-        def wanted(owner: str) -> Any:  # noqa: ANN401
-            return predict.request(raw, files={"bank": [_bank(bank)]})
+    def with_bank(panel: Panel) -> Callable[..., dict[str, Any]]:
+        def start(request: gr.Request, bank: Any, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
+            def wanted(owner: str) -> Any:  # noqa: ANN401
+                return panel.request(raw, files={"bank": [_bank(bank)]})
 
-        return again(page.submit(request, wanted))
+            return again(page.submit(request, wanted))
+
+        return start
 
     def carry(request: gr.Request, bank: Any, scene: str, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
         def wanted(owner: str) -> Any:  # noqa: ANN401
@@ -136,7 +157,9 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
 
     assert predict.files is not None
     fit.button.click(build, [board, *fit.inputs], fit.card, **QUIET)
-    predict.button.click(search, [fit.card, *predict.inputs], predict.card, **QUIET)
+    for panel in (predict, score):
+        start = with_bank(panel)
+        panel.button.click(start, [fit.card, *panel.inputs], panel.card, **QUIET)
     predict.card.submit(opened, predict.card, mistakes, **QUIET)
     correct.click(rebuild, [board, mistakes, predict.files, *fit.inputs], fit.card, **QUIET)
     send.click(

@@ -1,5 +1,6 @@
 """The tabs, each a few panels joined together."""
 
+import re
 from typing import Any
 
 from sightline.app.jobs.kinds import KINDS
@@ -10,11 +11,27 @@ from sightline.app.page.segment_tab import segment_tab
 from sightline.app.page.widgets import gallery, intro, job_card
 from sightline.backbones import BACKBONES
 from sightline.errors import SightlineError
+from sightline.training.settings import TRAINERS
 
-_TRAIN_MAIN = ("data", "model", "backbone", "checkpoint", "epochs", "batch_size", "lr", "device")
-_TRAINED = {"train-dino": "DINO", "train-vggt": "VGGT", "train-splatt3r": "Splatt3R"}
-_TRAIN_START = {"epochs": 5}
-"""As the scene builder's form begins."""
+_TRAININGS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "train-dino": ("DINO", ("model", "checkpoint", "epochs"), {"epochs": 5}),
+    "train-vggt": ("VGGT", ("model", "encoder", "checkpoint", "steps"), {"steps": 1000}),
+    "train-splatt3r": (
+        "Splatt3R",
+        ("backbone", "train", "size", "checkpoint", "steps"),
+        {"steps": 1000, "train": "gaussian_head"},
+    ),
+}
+"""Kind -> title of its tab, its own options that are shown at once, and what the form begins with:
+five epochs as in the scene builder, steps where rooms have no end, and no fusion before there is a
+backbone to fuse."""
+_TRAIN_MAIN = ("batch_size", "lr", "device", "seed")
+_VITS = [name for name in BACKBONES if re.fullmatch(r"dinov[23]_vit[a-z0-9]+(_reg|plus)?", name)]
+_TRAIN_CHOICES = {
+    "model": ["dinov3_tiny", "dinov2_tiny", *_VITS],
+    "encoder": ["conv", *_VITS],
+    "backbone": list(BACKBONES),
+}
 
 
 def reconstruct_tab(page: Page) -> Any:  # noqa: ANN401
@@ -30,7 +47,7 @@ def reconstruct_tab(page: Page) -> Any:  # noqa: ANN401
     panel = job_panel(
         page,
         "reconstruct",
-        tab="Reconstruct",
+        place=["Reconstruct"],
         main=("geometry", "checkpoint", "splats", "resolution", "num_frames", "test_every"),
         button="Reconstruct",
         caption="Photos, a video, or a scene with cameras",
@@ -53,7 +70,7 @@ def data_tab(page: Page) -> None:
     job_panel(
         page,
         "prepare",
-        tab="Data",
+        place=["Data"],
         main=("size", "mode", "max_video_frames", "val_split"),
         button="Prepare",
         caption="Pictures, rasters, videos or folders of them",
@@ -65,20 +82,18 @@ def train_tab(page: Page) -> None:
     import gradio as gr
 
     with gr.Tabs():
-        for name, kind in KINDS.items():
-            if not name.startswith("train"):
-                continue
-            known = (*kind.options(), *kind.roles)
-            with gr.Tab(_TRAINED.get(name, name.removeprefix("train-")), id=name):
-                intro(kind.title)
+        for name, (title, main, defaults) in _TRAININGS.items():
+            with gr.Tab(title, id=name):
+                intro(f"Train {TRAINERS[name.removeprefix('train-')].what}.")
                 job_panel(
                     page,
                     name,
-                    tab="Train",
-                    main=[option for option in _TRAIN_MAIN if option in known],
+                    place=["Train", title],
+                    main=(*main, *_TRAIN_MAIN),
                     button="Start training",
-                    defaults={k: v for k, v in _TRAIN_START.items() if k in known},
-                    caption="The data set: pictures, or a folder of them" if kind.inputs else None,
+                    defaults=defaults,
+                    choices=_TRAIN_CHOICES,
+                    drop="data",
                 )
 
 
@@ -100,7 +115,7 @@ def probe_tab(page: Page) -> None:
     panel = job_panel(
         page,
         "probe-demo",
-        tab="Probe",
+        place=["Probe"],
         main=("feature", "checkpoint", "geometry", "geometry_checkpoint", "mode", "steps", "path"),
         button="1. Points and features",
         caption="Two or more photos of one place",
@@ -129,13 +144,15 @@ def probe_tab(page: Page) -> None:
     panel.button.click(first_step, panel.inputs, panel.card, **QUIET)
     for button, until in zip(buttons, ("splats", "video"), strict=True):
         button.click(further(until), [panel.card, *panel.inputs], panel.card, **QUIET)
-    with gr.Accordion("Compare many features: a grid with error bars", open=False):
+    title = "Compare many features: a grid with error bars"
+    with gr.Accordion(title, open=False, elem_id="probe-grid"):
         job_panel(
             page,
             "probe-run",
-            tab="Probe",
+            place=["Probe", "#probe-grid"],
             main=("protocol", "features", "modes", "geometry"),
             button="Run the grid",
+            defaults={"features": ["iuvrgb"]},
             caption="Photos of one place, or a scene with cameras",
         )
 
@@ -143,7 +160,7 @@ def probe_tab(page: Page) -> None:
 def gallery_tab() -> None:
     """Make the tab with everything that was run."""
     shown = gallery("gallery")
-    card = job_card("gallery-card", list(KINDS), "Gallery")
+    card = job_card("gallery-card", list(KINDS))
 
     def choose(value: Any) -> dict[str, Any]:  # noqa: ANN401
         return again({"job": (value or {}).get("job")})

@@ -1,6 +1,6 @@
 """The page's own parts: drop zone, job card, marking board, gallery, a command to copy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sightline.report.markup import Html, element, escape
@@ -44,7 +44,7 @@ def files_box(
     return _own("files", {"files": []}, elem_id, accept=accept, many=many, caption=label, hint=hint)
 
 
-def job_card(elem_id: str, kinds: Sequence[str], tab: str) -> "gr.HTML":
+def job_card(elem_id: str, kinds: Sequence[str]) -> "gr.HTML":
     """Return the card of one job.
 
     Its value is ``{"job": id}`` or ``{"error": text}``; it fires ``submit`` when a job has ended.
@@ -52,9 +52,17 @@ def job_card(elem_id: str, kinds: Sequence[str], tab: str) -> "gr.HTML":
     Args:
         elem_id: Of the page.
         kinds: Jobs of these kinds are shown again after a reload.
-        tab: The tab to open then.
     """
-    return _own("card", {}, elem_id, kinds=list(kinds), tab=tab)
+    return _own("card", {}, elem_id, kinds=list(kinds))
+
+
+def opener(places: Mapping[str, Sequence[str]]) -> "gr.HTML":
+    """Return what opens, after a reload, the place of the job that the address names.
+
+    Args:
+        places: Kind of job -> titles of tabs and ``#`` ids of accordions, from the outside in.
+    """
+    return _own("opener", {}, "opener", places={k: list(v) for k, v in places.items()})
 
 
 def marking_board(elem_id: str, label: str, hint: str) -> "gr.HTML":

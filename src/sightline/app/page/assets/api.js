@@ -25,6 +25,7 @@ const api = {
   resume: (id) => api.send(`jobs/${id}/resume`),
   remove: (id) => api.call(`jobs/${id}`, { method: "DELETE" }),
   results: (id) => api.call(`jobs/${id}/results`),
+  inputs: (id) => api.call(`jobs/${id}/inputs`),
   log: (id) => api.call(`jobs/${id}/log`),
   file: (id, name) => api.url(`jobs/${id}/results/${name.split("/").map(encodeURIComponent).join("/")}`),
   page: (id, name) => api.file(id, name) + "?inline=true",

@@ -178,13 +178,18 @@ class Card {
   }
 
   async drawPreview(job) {
-    const pictures = (await api.results(job.id)).filter((r) => /\.(png|jpe?g)$/.test(r.name)).slice(-4);
-    if (this.job.id === job.id && !this.shown) this.out.replaceChildren(this.gallery(job, pictures));
+    const results = await api.results(job.id);
+    const parts = [await trainingCurves(job, results), this.gallery(job, trainingPictures(results, 4))];
+    if (this.job.id === job.id && !this.shown) this.out.replaceChildren(...parts);
   }
 
   gallery(job, pictures) {
     return make("div", { class: "sl-gallery" }, ...pictures.slice(0, PICTURES).map((r) =>
-      make("a", { href: api.page(job.id, r.name), target: "_blank", rel: "noopener" }, make("img", { src: api.file(job.id, r.name), loading: "lazy", alt: r.name }), make("span", {}, r.name.split("/").pop()))));
+      make("a", { href: api.page(job.id, r.name), target: "_blank", rel: "noopener" }, make("img", { src: api.file(job.id, r.name), loading: "lazy", alt: r.name }), make("span", {}, this.shortName(job, r.name)))));
+  }
+
+  shortName(job, name) {
+    return name.split("/").slice(job.kind.startsWith("train") ? -2 : -1).join("/"); // step-0000100/features.png
   }
 
   async drawResults(job) {
@@ -198,6 +203,8 @@ class Card {
     const parts = [], names = new Set(results.map((r) => r.name));
     const isScene = names.has("scene/cameras.npz");
     if (isScene) parts.push(...this.scene(job, names));
+    else if (job.kind.startsWith("train")) parts.push(...(await this.training(job, results)));
+    else if (job.kind === "prepare") parts.push(...(await dataParts(job, results, (...of) => this.gallery(...of))));
     else parts.push(...this.products(job, results));
     parts.push(this.downloads(job, results, isScene));
     if (job.command) parts.push(commandBox(job.command));
@@ -259,19 +266,47 @@ class Card {
       make("div", { class: "sl-row" }, make("label", {}, "--path", path), make("label", {}, "--modes", modes), make("label", {}, "--frames", frames), go, note), place);
   }
 
+  async training(job, results) {
+    const pictures = this.gallery(job, trainingPictures(results, PICTURES));
+    return [this.pages(job, results), await trainingCurves(job, results), pictures];
+  }
+
+  // Links to the report, and to pages beside it such as those of a grid's scenes.
+  pages(job, results) {
+    const found = results.filter((r) => r.name.endsWith(".html")).slice(0, 12);
+    const words = (name) => (/(^|\/)report\.html$/.test(name) ? "Report" : name.split("/").pop().replace(/\.html$/, ""));
+    const links = found.map(({ name }) => make("a", { class: "sl-button", href: api.page(job.id, name), target: "_blank", rel: "noopener" }, words(name)));
+    return links.length ? make("div", { class: "sl-row" }, ...links) : null;
+  }
+
   products(job, results) {
     const parts = [];
     for (const r of results.filter((r) => r.name.endsWith(".mp4")).slice(0, 4)) {
       parts.push(make("video", { src: api.file(job.id, r.name), controls: true, loop: true, playsinline: true, muted: true, class: "sl-film" }));
     }
-    const page = results.find((r) => /(^|\/)report\.html$/.test(r.name));
-    if (page) parts.push(make("a", { class: "sl-button", href: api.page(job.id, page.name), target: "_blank", rel: "noopener" }, "Report"));
+    parts.push(this.pages(job, results));
     const solid = results.find((r) => /(^|\/)splats\.ply$/.test(r.name)) ?? results.find((r) => /(^|\/)points\.ply$/.test(r.name));
     if (solid) parts.unshift(this.viewer(job, solid.name));
     const pictures = results.filter((r) => /\.(png|jpe?g|webp)$/.test(r.name) && !/(^|\/)masks\//.test(r.name));
     if (pictures.length) parts.push(this.gallery(job, pictures));
     if (job.kind === "models-check" && job.result) parts.push(this.findings(job.result));
+    if (job.kind === "segment-evaluate" && job.result?.segm) parts.unshift(this.findings(this.scores(job.result)));
+    if (job.kind === "probe-run" && job.state !== "done") parts.push(this.partial(job));
     return parts;
+  }
+
+  // What `segment evaluate` prints, in COCO's per cent.
+  scores(result) {
+    const percent = (value) => (value === null ? "-" : value.toFixed(1));
+    const row = ({ ap, ap50, ap75 }) => `AP ${percent(ap)}, AP50 ${percent(ap50)}, AP75 ${percent(ap75)}`;
+    return { boxes: row(result.bbox), masks: row(result.segm), mIoU: percent(result.semantic.miou), pictures: result.images, "left out": result.left_out, classes: result.classes };
+  }
+
+  // A grid that was stopped has no report yet: one of what is finished.
+  partial(job) {
+    const note = make("span", { class: "sl-note", role: "status" });
+    const go = make("button", { type: "button", class: "sl-report", onclick: () => this.side("probe-report", {}, note, () => this.drawResults(job)) }, "Report of what is finished");
+    return make("div", { class: "sl-row" }, go, note);
   }
 
   findings(result) {
@@ -303,7 +338,7 @@ class Card {
   }
 }
 
-// `props`: kinds (that it shows after a reload), tab (to open then).
+// `props`: kinds (that it shows after a reload).
 function cardWidget(element, props, trigger, watch) {
   const card = new Card(element, props, trigger);
   const follow_ = () => {
@@ -320,15 +355,37 @@ function cardWidget(element, props, trigger, watch) {
   if (id && !props.value?.job) {
     api.job(id).then((job) => {
       if (!props.kinds.includes(job.kind)) return;
-      openTab(props.tab);
       props.value = { job: id }; // the next step of a probe asks for it
       card.show(id);
-    }, () => setAddress(null));
+    }, () => {});
   }
   return card;
 }
 
+const tabNamed = (name) => [...document.querySelectorAll('[role="tab"]')].find((t) => t.textContent.trim() === name);
+
 function openTab(name) {
-  const tab = [...document.querySelectorAll('[role="tab"]')].find((t) => t.textContent.trim() === name);
+  const tab = tabNamed(name);
   if (tab && tab.getAttribute("aria-selected") !== "true") tab.click();
+}
+
+// After a reload: opens the place of the job that the address names, because Gradio only makes what
+// is inside a tab or an accordion once it is opened. `props`: places (kind -> tabs, #accordions).
+function openerWidget(element, props) {
+  const id = new URL(location.href).searchParams.get("job");
+  if (id) api.job(id).then((job) => openPlace(props.places[job.kind] ?? ["Gallery"]), () => setAddress(null));
+}
+
+async function openPlace(place) {
+  const pause = () => new Promise((done) => setTimeout(done, 100));
+  for (const name of place) {
+    const isTab = !name.startsWith("#"), find = () => (isTab ? tabNamed(name) : document.querySelector(`${name} button`));
+    const isOpen = () => (isTab ? find()?.getAttribute("aria-selected") === "true" : find()?.classList.contains("open"));
+    // What has just been made may close again, so it must have stayed open for a moment.
+    for (let tries = 0, calm = 0; calm < 4 && tries < 300; tries += 1) {
+      if (isOpen()) calm += 1;
+      else { calm = 0; find()?.click(); }
+      await pause();
+    }
+  }
 }

@@ -44,7 +44,7 @@ function filesWidget(element, props, trigger, watch, added = () => {}) {
   const input = make("input", { type: "file", accept: props.accept || null, multiple: props.many, "aria-label": props.caption });
   const zone = make("label", { class: "sl-drop" }, input, make("b", {}, props.caption), make("span", {}, props.hint || "Drop here, or tap to choose"));
   element.replaceChildren(make("div", { class: "sl-files" }, zone, list, note));
-  let held = [], waiting = [], working = 0, failed = [];
+  let held = [], waiting = [], working = 0, failed = [], count = 0;
 
   function tell(changed) {
     const total = held.length, left = waiting.length + working;
@@ -72,10 +72,11 @@ function filesWidget(element, props, trigger, watch, added = () => {}) {
     thumbnail(next.file).then((picture) => box.prepend(picture));
     try {
       const upload = await api.upload(next.file, next.name, (share) => { bar.style.width = 100 * share + "%"; });
-      const entry = { ...upload, box };
+      const entry = { ...upload, box, order: next.order };
       bar.remove();
       box.append(make("button", { type: "button", "aria-label": "Remove " + next.name, onclick: () => drop(entry) }, "\u00d7"));
       held.push(entry);
+      held.sort((a, b) => a.order - b.order); // as they were chosen, not as they arrived
       added(next.file, entry);
     } catch (error) {
       failed.push(`${next.name}: ${error.message}`);
@@ -92,7 +93,7 @@ function filesWidget(element, props, trigger, watch, added = () => {}) {
       held = [];
       files = files.slice(0, 1);
     }
-    waiting.push(...files);
+    waiting.push(...files.map((file) => ({ ...file, order: count++ })));
     tell(true);
     for (let i = working; i < LANES; i++) work();
   }

@@ -27,7 +27,7 @@ function galleryWidget(element, props, trigger) {
       if (ENDED.includes(job.state)) picture(job).then((source) => source && cover.replaceChildren(make("img", { src: source, loading: "lazy", alt: "" })), () => {});
       const scores = job.result?.metrics ?? {}, psnr = scores.test?.psnr?.mean;
       const facts = [STATES[job.state], scores.registered && `${scores.registered} views`, psnr && `${psnr.toFixed(1)} dB`, job.started && job.ended && words.time((Date.parse(job.ended) - Date.parse(job.started)) / 1000)];
-      return make("article", { "data-state": job.state },
+      return make("article", { "data-state": job.state, "data-job": job.id },
         make("button", { type: "button", class: "sl-open", onclick: () => { props.value = { job: job.id }; trigger("select"); } }, cover, make("b", {}, job.title), make("span", {}, facts.filter(Boolean).join(" \u00b7 ")), make("span", {}, new Date(job.created).toLocaleString())),
         ENDED.includes(job.state) ? make("button", { type: "button", class: "sl-delete", "aria-label": "Delete " + job.title, onclick: async (e) => {
           if (e.target.dataset.sure) { await api.remove(job.id).catch(() => {}); refresh(); return; }
@@ -41,4 +41,4 @@ function galleryWidget(element, props, trigger) {
   return { refresh };
 }
 
-window.sightlinePage = { files: filesWidget, card: cardWidget, marker: markerWidget, mistakes: mistakesWidget, gallery: galleryWidget, api, openTab };
+window.sightlinePage = { files: filesWidget, card: cardWidget, marker: markerWidget, mistakes: mistakesWidget, gallery: galleryWidget, opener: openerWidget, api, openTab };

@@ -180,10 +180,11 @@ function markerWidget(element, props, trigger, watch) {
     return btoa(text);
   }
   async function tell() {
-    const count = state.marks.length;
-    note.textContent = count ? `${count} mark${count > 1 ? "s" : ""} of ${new Set(state.marks.map((m) => m.class)).size} classes` : "";
-    const marks = [];
+    const turn = (state.turn = (state.turn ?? 0) + 1), marks = [];
     for (const { canvas: painted, ...mark } of state.marks) marks.push(painted ? { ...mark, mask: await maskOf(painted) } : mark);
+    if (turn !== state.turn) return; // a later mark tells of this one too
+    const classes = new Set(marks.map((m) => m.class)).size;
+    note.textContent = marks.length ? `${marks.length} mark${marks.length > 1 ? "s" : ""} of ${classes} class${classes > 1 ? "es" : ""}` : "";
     props.value = { files: state.pictures.map(({ upload: { id, name: file } }) => ({ id, name: file })), marks };
     trigger("change");
   }
@@ -205,8 +206,7 @@ function mistakesWidget(element, props, trigger, watch) {
     if (!names.includes("found/results.json")) return;
     const [rows, classes] = await Promise.all(["results.json", "classes.json"].map((n) => fetch(api.file(id, "found/" + n)).then((a) => a.json())));
     const label = Object.fromEntries((classes.classes ?? classes).map((c) => [c.id ?? c.category_id, c.name]));
-    const job = await api.job(id);
-    for (const input of job.inputs) {
+    for (const input of await api.inputs(id)) {
       const file = input.split("/").pop(), stem = file.replace(/\.[^.]+$/, ""), key = /^\d+$/.test(stem) ? +stem : file;
       const overlay = names.find((n) => n.startsWith("found/overlays/" + stem + "."));
       if (!overlay) continue;
