@@ -1,9 +1,11 @@
 """Take the pictures of docs/app.md from a running app, at a desktop's and at a phone's width.
 
 sightline app --no-browser                  (prints its address with the key)
-python docs/make_app_pictures.py "ADDRESS" JOB docs/images/app
+python docs/make_app_pictures.py "ADDRESS" JOB docs/images/app [OTHER ...]
 
-JOB is the id of a finished reconstruction, for the pictures of the viewer.
+JOB is the id of a finished reconstruction, for the pictures of the viewer; OTHER are ids of other
+finished jobs (a training, a score), of which the card is taken. Use the built-in example and drawn
+data: photos of others have licences of their own.
 """
 
 import sys
@@ -24,7 +26,7 @@ MOST = 60_000
 TABS = ("Reconstruct", "Models", "Data", "Train", "Probe", "Segment", "Gallery")
 
 
-def main(address: str, job: str, folder: str) -> None:
+def main(address: str, job: str, folder: str, *others: str) -> None:
     """Take all pictures."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,10 @@ def main(address: str, job: str, folder: str) -> None:
                 ready(page)
                 show_result(page)
                 save(page, target / f"result{suffix}.webp")
+                for other in others:
+                    page.goto(f"{home}?job={other}", WAIT)
+                    ready(page)
+                    save(page, target / f"{show_card(page)}-result{suffix}.webp")
             with browser.page() as page:
                 page.resize(width, height, scale=1 if width > 600 else 2, touch=width < 600)
                 page.goto(address, WAIT)
@@ -77,7 +83,7 @@ def prepare(page: Page, tab: str, marked: Path) -> None:
     page.wait_for("document.querySelectorAll('#segment-board .sl-board figure').length > 0", WAIT)
     page.evaluate(
         "(() => { const n = document.querySelector('#segment-board input[type=text]');"
-        " n.value = 'disc'; n.nextElementSibling.click(); })()"
+        " n.value = 'leaf'; n.nextElementSibling.click(); })()"
     )
     left, top, width, height = page.evaluate(
         "(() => { const b = document.querySelector('#segment-board .sl-canvas')"
@@ -94,6 +100,16 @@ def show_result(page: Page) -> None:
     settle(page, lambda text: text.replace("sightline.", f"{frame}.contentWindow.sightline."))
     page.evaluate("document.querySelector('#reconstruct-card').scrollIntoView()")
     rest(page)
+
+
+def show_card(page: Page) -> str:
+    """Bring the card that the address names into sight; return the kind of its job."""
+    shown = ".sl-card[data-state=done]:not([hidden])"
+    page.wait_for(f"!!document.querySelector('{shown} .sl-downloads')", WAIT)
+    page.evaluate(f"document.querySelector('{shown}').scrollIntoView()")
+    rest(page)
+    name = f"document.querySelector('{shown}').closest('[id$=-card]').id"
+    return str(page.evaluate(name)).removesuffix("-card")
 
 
 def settle(page: Page, within: Callable[[str], str]) -> None:
