@@ -15,6 +15,7 @@ from sightline.datasets.annotations import Entry
 from sightline.errors import FileFormatError, SightlineError
 from sightline.io.arrays import read_npy, read_npz
 from sightline.io.glb import read_glb
+from sightline.io.images import read_image
 from sightline.io.intrinsics import parse_intrinsics
 from sightline.io.ply import read_gaussian_ply
 from sightline.options import ReconstructOptions
@@ -48,6 +49,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "npy": read_npy,
     "npz": read_npz,
     "options": options,
+    "picture": read_image,
     "splats": read_gaussian_ply,
     "voc": annotations,
 }
@@ -77,10 +79,13 @@ def test_the_corpus_is_small() -> None:
     assert sum(file.stat().st_size for file in FILES) < 200_000
 
 
-def test_a_pickle_of_references_takes_no_memory(tmp_path: Path) -> None:
-    file = tmp_path / "a.pkl"
-    file.write_bytes((CORPUS / "chosen" / "far_memo").read_bytes())
-    survives(read_chosen, file)
+def test_a_pickle_of_references_takes_no_memory() -> None:
+    survives(read_chosen, CORPUS / "chosen" / "far_memo")
+
+
+def test_pixels_that_no_file_of_that_size_holds_are_not_made_room_for() -> None:
+    with pytest.raises(FileFormatError, match="510 bytes, which cannot hold them"):
+        read_image(CORPUS / "picture" / "wide.png")
 
 
 @pytest.mark.parametrize("text", ["1e999", "NaN", "1" + "0" * 400, "-1" + "0" * 400])

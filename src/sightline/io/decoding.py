@@ -21,6 +21,10 @@ from sightline.io.boxes import iterate_boxes, read_box
 from sightline.io.exif import read_exif
 from sightline.io.reading import check_file
 
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEFLATE = 1032
+"""Times that deflate can shrink anything at most."""
+
 MAX_PIXELS = 300_000_000
 """Default limit: above any phone's or camera's picture, far below a decompression bomb."""
 
@@ -138,6 +142,21 @@ def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
         raise FileFormatError(
             f"{path.name}: expected at most {max_pixels / 1e6:g} million pixels, got {width} x "
             f"{height}; reduce the picture, or raise the limit if you trust the file"
+        )
+
+
+def check_png(path: Path, data: bytes) -> None:
+    """Refuse a PNG file that declares more pixels than its bytes can unpack to.
+
+    Decoders take the memory for all of them first.
+    """
+    width, height = struct.unpack(">II", data[16:24])
+    bits = data[24] * _PNG_CHANNELS.get(data[25], 1)
+    need = height * (1 + width * bits // 8)
+    if need > _DEFLATE * len(data) + (1 << 20):
+        raise FileFormatError(
+            f"{path.name}: expected the pixels of a {width} x {height} picture, got {len(data)} "
+            "bytes, which cannot hold them; copy or export it again"
         )
 
 

@@ -19,6 +19,7 @@ from sightline.io.decoding import (
     SUPPORTED,
     Raster,
     check_pixels,
+    check_png,
     damaged,
     decode_deep,
     decode_heif,
@@ -180,13 +181,16 @@ def read_samples(path: Path, *, max_pixels: int = MAX_PIXELS) -> Raster:
     try:
         # From memory: a read from the disk would first make room for whatever length a damaged
         # header declares.
-        with io.BytesIO(_read_picture(path)) as file:
+        data = _read_picture(path)
+        with io.BytesIO(data) as file:
             if kind == "heif":
                 return decode_heif(path, file, max_pixels)
             if kind == "tiff":
                 return decode_tiff(path, file, max_pixels)
             image = open_plugin(kind, file)
             check_pixels(path, image.width, image.height, max_pixels)
+            if kind == "png":
+                check_png(path, data)
             deep = deep_colour(kind, file, image)
             return raster_from_pillow(image, kind, decode_deep(file) if deep else None)
     except (FileFormatError, MissingExtraError):
