@@ -275,7 +275,8 @@ def _on_step(out: Path, act: Callable[[str], object]) -> None:
             return
         if writes and isinstance(path, (str, bytes, os.PathLike)):
             text = os.fsdecode(path)
-            if text.startswith(root):
+            # A folder that is there already is asked for again and again, and nothing happens.
+            if text.startswith(root) and not (event == "os.mkdir" and Path(text).is_dir()):
                 act(text)
 
     sys.addaudithook(hear)

@@ -12,7 +12,8 @@ processor, more than 400 MB that were not there before, a file written or remove
 program started, a process that dies or stands still.
 
 Readers run in processes of their own, which are watched from outside. The work goes on in rounds,
-and with ``--state DIR`` an interrupted run continues at its first unfinished round.
+and with ``--state DIR`` an interrupted run continues where it stopped. At the end every finding is
+tried again: those that no longer break their reader count as mended.
 """
 
 import argparse
@@ -312,6 +313,42 @@ def attack(
     return tally
 
 
+def breaks(target: Target, file: Path) -> bool:
+    """Tell whether a file that was a finding still breaks its reader, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        child = os.fork()
+        if child == 0:
+            _read_once(target, file, Path(folder))
+        deadline = time.monotonic() + STANDSTILL
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status != 0
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return True
+
+
+def _read_once(target: Target, file: Path, scratch: Path) -> None:
+    code = 1
+    try:
+        for other, content in target.beside.items():
+            _placed(scratch / other, content)
+        _bound()
+        warnings.simplefilter("error")
+        place = _placed(scratch / target.name, file.read_bytes())
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        target.read(place)
+        code = 0
+    except SightlineError as error:
+        code = int("\n" in str(error))
+    except SystemExit as error:
+        code = int(error.code != 2)
+    finally:
+        os._exit(code)
+
+
 def _messages(process: Any, link: Link) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
     """Yield what a process tells until it ends; one that stands still is killed."""
     moved, at = time.monotonic(), -1
@@ -346,18 +383,22 @@ def main() -> None:
     keep = arguments.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
     keep.mkdir(parents=True, exist_ok=True)
     state = State(arguments.state, arguments.part)
-    if not arguments.sum:
-        with tempfile.TemporaryDirectory() as folder:
-            targets = make_targets(Path(folder))
-            if arguments.reader:
-                targets = {name: targets[name] for name in arguments.reader}
-            _go_on(arguments, targets, state, keep)
     table: dict[str, dict[str, Any]] = {}
-    for (_, name), row in sorted(state.all().items()):
-        table[name] = _add(table[name], row) if name in table else row
+    with tempfile.TemporaryDirectory() as folder:
+        targets = make_targets(Path(folder))
+        if arguments.reader:
+            targets = {name: targets[name] for name in arguments.reader}
+        if not arguments.sum:
+            _go_on(arguments, targets, state, keep)
+        for (_, name), row in sorted(state.all().items()):
+            table[name] = _add(table[name], row) if name in table else row
+        for name, row in table.items():
+            found = row["findings"]
+            row["findings"] = [one for one in found if breaks(targets[name], keep / one["file"])]
+            row["mended"] = len(found) - len(row["findings"])
     total: dict[str, Any] = {
         key: round(sum(row[key] for row in table.values()), 1)
-        for key in ("executions", "errors", "accepted", "cpu_seconds")
+        for key in ("executions", "errors", "accepted", "cpu_seconds", "mended")
     }
     total["findings"] = sum(len(row["findings"]) for row in table.values())
     print(total, "findings in", keep)

@@ -500,3 +500,14 @@ def test_any_damage_is_a_plain_error(tmp_path_factory, kind, changes, keep):
     with contextlib.suppress(FileFormatError, MissingExtraError):
         photo = read_image(path, max_pixels=1_000_000)
         assert photo.pixels.shape[2] == 3
+
+
+def test_a_flipped_bit_of_a_png_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(file)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(FileFormatError, match="expected a whole png picture"):
+        read_image(file)

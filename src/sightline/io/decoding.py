@@ -146,9 +146,9 @@ def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
 
 
 def check_png(path: Path, data: bytes) -> None:
-    """Refuse a PNG file that declares more pixels than its bytes can unpack to.
+    """Refuse a PNG file whose pixels cannot be in it, or have changed since it was written.
 
-    Decoders take the memory for all of them first.
+    Decoders take the memory for all declared pixels first, and not all compare sums.
     """
     width, height = struct.unpack(">II", data[16:24])
     bits = data[24] * _PNG_CHANNELS.get(data[25], 1)
@@ -158,6 +158,15 @@ def check_png(path: Path, data: bytes) -> None:
             f"{path.name}: expected the pixels of a {width} x {height} picture, got {len(data)} "
             "bytes, which cannot hold them; copy or export it again"
         )
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        stop = at + 8 + length
+        if data[at + 4 : at + 8] == b"IDAT" and stop + 4 <= len(data):
+            (known,) = struct.unpack_from(">I", data, stop)
+            if zlib.crc32(memoryview(data)[at + 4 : stop]) != known:
+                raise damaged(path, "png", ValueError("its sums do not match its pixels"))
+        at = stop + 4
 
 
 def damaged(path: Path, kind: str, error: BaseException) -> FileFormatError:
