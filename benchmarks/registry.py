@@ -360,7 +360,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         "fuzz",
         SAFETY,
-        "A million damaged files and forms crash, hang or mislead no reader.",
+        "Damaged files and forms crash, hang or mislead no reader.",
         "fuzz.py --output {json}",
         120,
         f.totals,
