@@ -25,6 +25,9 @@ from sightline.app.sessions import Sessions
 from sightline.errors import InputError
 
 _PORTS = range(7860, 7960)
+_KEEP_ALIVE = 60
+"""Seconds that an idle connection stays open: longer than clients keep theirs (5 s in many, as in the
+server by default), or a request may meet a connection that is just being closed."""
 _START = "<!doctype html><title>sightline</title><p>sightline is running. API: "
 
 
@@ -150,6 +153,7 @@ def serve(settings: AppSettings, mount: Mount | None = None) -> None:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=2,
+                timeout_keep_alive=_KEEP_ALIVE,
             )
             uvicorn.Server(config).run(sockets=[listener])
         finally:
