@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 OWN_WARNINGS = ("`torch.cpu.amp.autocast", "You are using `torch.load`")
 """How deprecation warnings begin that old releases of torch raise about their own code: recomputed
 gradients, tensors in pickles of the tests. All other warnings stay errors."""
+KEPT = ("commit", "date", "failed")
+"""Of each call before, when only what had failed there was run again."""
 LEFT_OUT = {
     "tests/models/test_compile.py": "one graph of a whole network is asked of the pinned torch; "
     "the compiler of 2.4 stops at sets and at submodules by name",
@@ -107,20 +109,17 @@ def _address(case: ElementTree.Element) -> str:
 
 
 def merge(earlier: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
-    """Put what was run again in the place of what had failed."""
-    dropped = len(earlier["failed"]) - again["tests"]  # left out now
+    """Put what was run again in the place of what had failed; say what that was."""
+    passed, skipped = (earlier[key] + again[key] for key in ("passed", "skipped"))
+    calls = [*earlier.get("calls_before", []), {key: earlier[key] for key in KEPT}]
     return {
-        "tests": earlier["tests"] - dropped,
-        "passed": earlier["passed"] + again["passed"],
-        "skipped": earlier["skipped"] + again["skipped"],
+        "tests": passed + skipped + len(again["failed"]),
+        "passed": passed,
+        "skipped": skipped,
         "failed": again["failed"],
         "seconds": earlier["seconds"] + again["seconds"],
         "exit_code": again["exit_code"],
-        "run_again": {
-            "why": "only what had failed at an earlier commit was run again",
-            "tests": again["tests"],
-            "earlier": {key: earlier[key] for key in ("commit", "date", "failed")},
-        },
+        "calls_before": calls,
     }
 
 

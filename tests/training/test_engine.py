@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import fsdp
 
 from sightline.errors import Cancelled, FileFormatError, InputError, TrainingError
 from sightline.run import RunFolder
@@ -100,7 +101,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     same_state(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "ddp",
+        pytest.param(
+            "fsdp",
+            marks=pytest.mark.skipif(
+                not hasattr(fsdp, "fully_shard"), reason="--strategy fsdp needs torch 2.6"
+            ),
+        ),
+    ],
+)
 def test_two_processes_make_the_step_of_one_with_twice_the_batch(
     tmp_path: Path, strategy: str
 ) -> None:

@@ -41,6 +41,14 @@ def launch(task: TrainTask) -> "Fabric":
     devices = settings.devices or torch.cuda.device_count()
     strategy: Any = "auto"
     if devices * settings.nodes > 1 and settings.strategy == "fsdp":
+        from torch.distributed import fsdp
+
+        if not hasattr(fsdp, "fully_shard"):
+            msg = (
+                f"--strategy fsdp needs torch 2.6 or newer, got {torch.__version__}; update torch, "
+                "or take --strategy ddp"
+            )
+            raise InputError(msg)
         strategy = ModelParallelStrategy(
             _shard, data_parallel_size=devices * settings.nodes, tensor_parallel_size=1
         )
