@@ -19,6 +19,7 @@ from sightline.io.images import read_image
 from sightline.io.intrinsics import parse_intrinsics
 from sightline.io.ply import read_gaussian_ply
 from sightline.options import ReconstructOptions
+from sightline.preparation.metadata import read_metadata
 from sightline.segmentation.old_files import read_chosen
 from sightline.segmentation.staged import read_yaml
 from sightline.segmentation.voc import read_voc
@@ -46,6 +47,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "grid": read_yaml,
     "intrinsics": lambda path: parse_intrinsics(path.read_text("utf-8", "replace")),
     "mesh": read_glb,
+    "metadata": read_metadata,
     "npy": read_npy,
     "npz": read_npz,
     "options": options,
@@ -86,6 +88,8 @@ def test_a_pickle_of_references_takes_no_memory() -> None:
 def test_pixels_that_no_file_of_that_size_holds_are_not_made_room_for() -> None:
     with pytest.raises(FileFormatError, match="510 bytes, which cannot hold them"):
         read_image(CORPUS / "picture" / "wide.png")
+    with pytest.raises(FileFormatError, match="172 million pixels, got 600 bytes"):
+        read_image(CORPUS / "picture" / "claims.webp")
 
 
 @pytest.mark.parametrize("text", ["1e999", "NaN", "1" + "0" * 400, "-1" + "0" * 400])

@@ -25,6 +25,9 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEFLATE = 1032
 """Times that deflate can shrink anything at most."""
 
+_FREE_PIXELS, _PIXELS_A_BYTE = 64_000_000, 4096
+"""Up to that many pixels a WebP file may be as small as it likes; a photo has two a byte or so."""
+
 MAX_PIXELS = 300_000_000
 """Default limit: above any phone's or camera's picture, far below a decompression bomb."""
 
@@ -167,6 +170,15 @@ def check_png(path: Path, data: bytes) -> None:
             if zlib.crc32(memoryview(data)[at + 4 : stop]) != known:
                 raise damaged(path, "png", ValueError("its sums do not match its pixels"))
         at = stop + 4
+
+
+def check_webp(path: Path, data: bytes, pixels: int) -> None:
+    """Refuse a large WebP file with hardly a byte in it: its decoder makes room for all first."""
+    if pixels > _FREE_PIXELS and pixels > _PIXELS_A_BYTE * len(data):
+        raise FileFormatError(
+            f"{path.name}: expected a picture of {pixels / 1e6:.0f} million pixels, got {len(data)} "
+            "bytes; save it as PNG if it is that empty"
+        )
 
 
 def damaged(path: Path, kind: str, error: BaseException) -> FileFormatError:

@@ -20,6 +20,7 @@ from sightline.io.decoding import (
     Raster,
     check_pixels,
     check_png,
+    check_webp,
     damaged,
     decode_deep,
     decode_heif,
@@ -191,6 +192,8 @@ def read_samples(path: Path, *, max_pixels: int = MAX_PIXELS) -> Raster:
             check_pixels(path, image.width, image.height, max_pixels)
             if kind == "png":
                 check_png(path, data)
+            elif kind == "webp":
+                check_webp(path, data, image.width * image.height)
             deep = deep_colour(kind, file, image)
             return raster_from_pillow(image, kind, decode_deep(file) if deep else None)
     except (FileFormatError, MissingExtraError):

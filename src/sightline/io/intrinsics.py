@@ -143,7 +143,7 @@ def parse_intrinsics(text: str) -> tuple[Lens, ...]:
     >>> lens.K.diagonal().tolist()
     [500.0, 510.0, 1.0]
     """
-    path = Path(text).expanduser() if len(text) < _LONGEST and text.isprintable() else None
+    path = _path_of(text)
     if re.fullmatch(r"[-+\d.eE,\s]+", text) and not (path is not None and _is_there(path)):
         try:
             fx, fy, cx, cy = (float(part) for part in text.split(","))
@@ -164,6 +164,15 @@ def parse_intrinsics(text: str) -> tuple[Lens, ...]:
             raise FileFormatError(f"{path.name}: expected COLMAP cameras, got none")
         return tuple(_checked(path.name, lens_from_colmap(camera)) for camera in cameras)
     return (_checked(path.name, _lens_from_file(path)),)
+
+
+def _path_of(text: str) -> Path | None:
+    if len(text) >= _LONGEST or not text.isprintable():
+        return None
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # somebody whom this machine does not know
+        return None
 
 
 def _is_there(path: Path) -> bool:

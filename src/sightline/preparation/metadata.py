@@ -131,7 +131,7 @@ def _camera(path: Path, name: str, value: Any) -> dict[str, Any]:  # noqa: ANN40
     from sightline.io.colmap_model import CAMERA_MODELS
 
     good = isinstance(value, dict) and isinstance(value.get("params"), list)
-    if good and value.get("model") in CAMERA_MODELS:
+    if good and isinstance(value.get("model"), str) and value["model"] in CAMERA_MODELS:
         params = value["params"]
         if len(params) == CAMERA_MODELS[value["model"]] and all(is_number(p) for p in params):
             return {"model": value["model"], "params": params, "source": "given"}
