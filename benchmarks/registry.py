@@ -363,7 +363,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         "fuzz",
         SAFETY,
-        "Damaged files and forms crash, hang or mislead no reader.",
+        "A million damaged files and forms crash, hang or mislead no reader.",
         "fuzz.py --output {json}",
         120,
         f.totals,
