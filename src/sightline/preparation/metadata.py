@@ -7,7 +7,7 @@ from typing import Any
 
 from sightline.errors import FileFormatError, InputError
 from sightline.io.manifest import MODALITIES, SPLITS, is_matrix, is_number
-from sightline.io.reading import read_json
+from sightline.io.reading import check_file, read_json
 
 _FILE_KEYS = ("file", "path", "filename", "image")
 _KNOWN = ("modality", "camera", "pose", "group", "split", "bands", "depth")
@@ -146,8 +146,11 @@ def _depth(path: Path, base: Path, name: str, value: Any) -> dict[str, Any]:  # 
     if not good or not is_number(scale) or not scale or scale <= 0:
         raise _wrong(path, name, "depth", '{"file": "NAME.png", "scale": 0.001}', value)
     file = base / value["file"]
-    if not file.is_file():
-        raise InputError(f"{path.name}: there is no depth map {file}; put it in place")
+    try:
+        check_file(file)
+    except InputError as error:
+        what = f"there is no depth map {str(file)[:200]}"
+        raise InputError(f"{path.name}: {what}; put it in place") from error
     return {"file": str(file), "scale": float(scale), "unit": str(value.get("unit", "m"))}
 
 
