@@ -93,6 +93,11 @@ def rasterizer_holds(r: Result) -> bool:
     return max(ratios, default=0) <= 1 and max(large, default=0) <= 0.6
 
 
+def rasterizer_kept(r: Result) -> bool:
+    """At most the reference's time, to what two measurements differ by."""
+    return all(row["ratio"]["both_cpu_ms"] <= 1.05 for row in r["rows"])
+
+
 def rasterizer_reference(r: Result) -> str:
     """Differences, and how many times faster."""
     rows = r["rows"]

@@ -2,7 +2,7 @@
 
     python benchmarks/rasterizer.py [--reference PATH] [--cases 10k-256,100k-640] [--threads 1,2]
                                     [--rounds 3] [--repeats 7] [--device cpu]
-                                    [--baseline FILE] [--baseline-side ours] [--json FILE]
+                                    [--commit COMMIT] [--baseline FILE] [--json FILE]
                                     [--note TEXT]
 
 PATH is a Python file or module with a function ``rasterization`` that takes gsplat's arguments; the
@@ -10,20 +10,23 @@ user supplies it. Each round runs, for each case and number of threads, ours and
 after the other, each in a process of its own. Reported are the fastest times over all rounds: wall
 time, and CPU time of all threads, which other programs on the machine disturb least. ``ratio`` is
 ours divided by the reference's, so below one is a gain; ``scaling`` is the wall time with that many
-threads divided by ours with one. Without a reference, ``--baseline`` takes the other side from an
-earlier result of this script (``--baseline-side ours`` its own side, as a guard against getting
-slower); its machine and date are kept in the JSON.
+threads divided by ours with one. ``--commit`` takes the rasteriser of an earlier commit of this
+repository as the reference, as a guard against getting slower; ``--baseline`` takes the reference's
+times from an earlier result of this script, which only tells something on the machine that made it.
 
 Scenes fill the view with splats of 0.8 to 3.2 pixels (standard deviation), opacities around a half.
 """
 
 import argparse
 import importlib
+import io
 import json
 import os
 import resource
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,12 +140,13 @@ def measure(module: str, case: str, threads: int, repeats: int, device: str) -> 
     return found
 
 
-def run(arguments: list[str], threads: int) -> dict[str, Any]:
-    """Measure in a process of its own."""
+def run(arguments: list[str], threads: int, source: Path | None) -> dict[str, Any]:
+    """Measure in a process of its own, with sightline from ``source`` if that is given."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    place = {} if source is None else {"PYTHONPATH": str(source)}
     done = subprocess.run(
         [sys.executable, __file__, "--measure", *arguments, "--threads", str(threads)],
-        env=os.environ | dict.fromkeys(names, str(threads)),
+        env=os.environ | dict.fromkeys(names, str(threads)) | place,
         capture_output=True,
         text=True,
         check=False,
@@ -159,24 +163,38 @@ def merge(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
     return new | {name: min(old[name], new[name]) for name in (*TIMES, "first_ms")}
 
 
-def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+def check_out(commit: str, folder: Path) -> Path:
+    """Put the package as it was at a commit into a folder, and return where it can be imported."""
+    root = Path(__file__).parents[1]
+    packed = subprocess.run(
+        ["git", "-C", str(root), "archive", commit, "src"], capture_output=True, check=False
+    )
+    if packed.returncode:
+        sys.exit(f"cannot take {commit} from the history: {packed.stderr.decode()[-300:]}")
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "src"
+
+
+def compare(args: argparse.Namespace, earlier: Path | None) -> list[dict[str, Any]]:
     """Run all rounds; return one row a case and number of threads."""
-    sides = {"ours": OURS} | ({"reference": args.reference} if args.reference else {})
+    sides: dict[str, tuple[str, Path | None]] = {"ours": (OURS, None)}
+    if args.reference or earlier:
+        sides["reference"] = (args.reference or OURS, earlier)
     best: dict[tuple[str, int, str], dict[str, Any]] = {}
     places = [(c, int(t)) for c in args.cases.split(",") for t in args.threads.split(",")]
     for round_number in range(args.rounds):
         for case, threads in places:
             for side in sorted(sides, reverse=round_number % 2 == 1):
-                options = [sides[side], "--cases", case, "--repeats", str(args.repeats)]
-                found = run([*options, "--device", args.device], threads)
+                module, source = sides[side]
+                options = [module, "--cases", case, "--repeats", str(args.repeats)]
+                found = run([*options, "--device", args.device], threads, source)
                 key = (case, threads, side)
                 best[key] = merge(best.get(key), found)
     if args.baseline:
         for row in json.loads(args.baseline.read_text(encoding="utf-8"))["rows"]:
             if (row["case"], row["threads"]) in places:
-                best[row["case"], row["threads"], "reference"] = row.get(
-                    args.baseline_side, row["ours"]
-                )
+                best[row["case"], row["threads"], "reference"] = row.get("reference", row["ours"])
     rows = []
     for case, threads in places:
         row: dict[str, Any] = {
@@ -210,8 +228,8 @@ def main() -> None:
     """Measure, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", help="file or module of another rasterization function")
+    parser.add_argument("--commit", help="an earlier commit, whose rasteriser is the reference")
     parser.add_argument("--baseline", type=Path, help="an earlier result of this script")
-    parser.add_argument("--baseline-side", choices=["reference", "ours"], default="reference")
     parser.add_argument("--cases", default=DEFAULT_CASES)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=3)
@@ -228,18 +246,20 @@ def main() -> None:
     unknown = [case for case in args.cases.split(",") if case not in CASES]
     if unknown:
         parser.error(f"unknown cases {', '.join(unknown)}; there are {', '.join(CASES)}")
-    rows = compare(args)
+    if args.commit and args.reference:
+        parser.error("--commit and --reference are both the reference; give one")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = compare(args, check_out(args.commit, Path(folder)) if args.commit else None)
     show(rows)
     if args.json:
         import common
 
         what = "rasterization, forward and forward + backward; fastest times in milliseconds"
-        reference = args.reference and Path(args.reference).name
+        reference = args.commit or (args.reference and Path(args.reference).name)
         content = {"what": what, "reference": reference, "note": args.note, "rows": rows}
         if args.baseline:
             earlier = json.loads(args.baseline.read_text(encoding="utf-8"))
-            kept = {key: earlier[key] for key in ("date", "machine", "commit")}
-            content["baseline"] = kept | {"side": args.baseline_side}
+            content["baseline"] = {key: earlier[key] for key in ("date", "machine", "commit")}
         common.write(args.json, content)
 
 
