@@ -10,7 +10,6 @@ whatever it is shown; half of its errors is the mark.
 import argparse
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, write
+from common import RESULTS, cpu_seconds, write
 
 ROOT = Path(__file__).parents[1]
 MARK = 0.5
@@ -27,7 +26,7 @@ MEASURES = ("rotation", "translation", "abs_rel")
 
 def train(seed: int, config: Path, folder: Path, options: list[str]) -> dict[str, Any]:
     """Train one seed and return its curves and errors."""
-    began, used = time.perf_counter(), _core_seconds()
+    began, used = time.perf_counter(), cpu_seconds()
     words = ["train", "vggt", "--config", str(config), "-o", str(folder), "--seed", str(seed)]
     subprocess.run([sys.executable, "-m", "sightline", *words, *options], check=True)
     seconds = time.perf_counter() - began
@@ -38,7 +37,7 @@ def train(seed: int, config: Path, folder: Path, options: list[str]) -> dict[str
     return {
         "seed": seed,
         "seconds": round(seconds, 1),
-        "core_seconds": round(_core_seconds() - used, 1),
+        "core_seconds": round(cpu_seconds() - used, 1),
         "errors": {name: last[name] for name in MEASURES},
         "mean predictor": {name: last[f"mean {name}"] for name in MEASURES},
         "ratios": {name: round(last[name] / last[f"mean {name}"], 4) for name in MEASURES},
@@ -47,12 +46,6 @@ def train(seed: int, config: Path, folder: Path, options: list[str]) -> dict[str
         "facts": state["facts"],
         "config": state["config"],
     }
-
-
-def _core_seconds() -> float:
-    """Return what finished child processes have computed."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:

@@ -126,7 +126,12 @@ def test_training_is_followed_to_a_checkpoint_that_is_downloaded(
         choose(page, "train-dino", option, value)
     press(page, "train-dino-start")
     wait_done(page, "train-dino-card")
-    assert page.evaluate("document.querySelectorAll('#train-dino-card .sl-curve').length") >= 1
+    curves = page.evaluate(
+        "[...document.querySelectorAll('#train-dino-card .sl-curve figcaption')].map((c) => "
+        "c.textContent.replace(/ [^ ]+$/, ''))"
+    )
+    assert curves[:2] == ["loss", "lr"]
+    assert curves[2] == "effective_rank, validation"  # before the parts of the loss
     assert page.evaluate("document.querySelectorAll('#train-dino-card .sl-gallery img').length") > 0
     size, start, _ = fetch(page, '#train-dino-card a[href$="dinov3_custom.pt"]')
     assert size > 10_000

@@ -193,13 +193,7 @@ def _part(
     if options.min_sharpness > 0:
         whole = apply_range(samples[..., : loaded.shown], value_range)
         sharp = sharpness(_luma(whole))
-    return Item(
-        record=record,
-        files=tuple(writer.files),
-        sums=tuple(writer.sums),
-        look=look_of(luma),
-        sharpness=sharp,
-    )
+    return _item(writer, record, luma, sharp)
 
 
 def _display(
@@ -337,13 +331,7 @@ def _depth_alone(job: Job) -> Made:
     luma = apply_range(
         fitted[..., None], ValueRange(rule="full", minimum=(0.0,), maximum=(65535.0,))
     )
-    item = Item(
-        record=record,
-        files=tuple(writer.files),
-        sums=tuple(writer.sums),
-        look=look_of(luma[..., 0]),
-    )
-    return Made(items=(item,))
+    return Made(items=(_item(writer, record, luma[..., 0]),))
 
 
 def _read_steps(path: Path) -> Shaped[np.ndarray, "h w"]:
@@ -406,14 +394,7 @@ def _video(job: Job) -> Made:
             mask=None if mask is None else writer.mask(mask),
             group=source.group,
         )
-        items.append(
-            Item(
-                record=record,
-                files=tuple(writer.files),
-                sums=tuple(writer.sums),
-                look=look_of(_luma(fitted)),
-            )
-        )
+        items.append(_item(writer, record, _luma(fitted)))
     return Made(items=tuple(items), notes=plan.notes)
 
 
@@ -421,6 +402,22 @@ def _both(
     first: Bool[np.ndarray, "h w"] | None, second: Bool[np.ndarray, "h w"]
 ) -> Bool[np.ndarray, "h w"]:
     return second if first is None else first & second
+
+
+def _item(
+    writer: Writer,
+    record: Record,
+    luma: UInt8[np.ndarray, "h w"],
+    sharp: float | None = None,
+) -> Item:
+    """Return a record with what the writer has written of it."""
+    return Item(
+        record=record,
+        files=tuple(writer.files),
+        sums=tuple(writer.sums),
+        look=look_of(luma),
+        sharpness=sharp,
+    )
 
 
 def _luma(pixels: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w"]:

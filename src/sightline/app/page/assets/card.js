@@ -4,7 +4,7 @@ const STATES = { queued: "waiting", running: "running", done: "done", failed: "f
 const ENDED = ["done", "failed", "cancelled", "interrupted"];
 const EXPORTS = ["ply", "gs-ply", "splat", "spz", "glb", "colmap", "transforms", "depth", "html"];
 const PATHS = ["interpolate", "arc", "orbit", "spiral", "ellipse", "lemniscate", "wander"];
-const PICTURES = 36;
+const PICTURES = 36, MOST_POINTS = 400;
 
 function setAddress(id) {
   const here = new URL(location.href);
@@ -63,8 +63,9 @@ function numbersOf(note) {
   return found;
 }
 
-function curve(values, name) {
-  if (values.length < 2) return null;
+function curve(all, name) {
+  if (all.length < 2) return null;
+  const every = Math.ceil(all.length / MOST_POINTS), values = all.filter((_, i) => (all.length - 1 - i) % every === 0); // the last one stays
   const low = Math.min(...values), high = Math.max(...values), w = 300, h = 56;
   const points = values.map((v, i) => `${((i / (values.length - 1)) * w).toFixed(1)},${(h - 4 - ((v - low) / (high - low || 1)) * (h - 8)).toFixed(1)}`);
   const box = make("figure", { class: "sl-curve" });
@@ -167,7 +168,7 @@ class Card {
       parts.push(make("p", { class: "sl-stage" }, job.state === "queued" ? "waits for its turn" : `${percent} % \u00b7 ${stage || "starting"}${step}${note ? " \u00b7 " + note : ""}`));
       parts.push(make("ol", { class: "sl-stages" }, ...stages.map((s) => make("li", { class: s.done >= s.total ? "done" : "" }, s.name))));
     }
-    for (const [name, values] of Object.entries(this.track)) parts.push(curve(values.slice(-400), name === "dB" ? "PSNR (dB)" : name));
+    for (const [name, values] of Object.entries(this.track)) parts.push(curve(values, name === "dB" ? "PSNR (dB)" : name));
     if (job.error && job.state !== "done") {
       parts.push(make("p", { class: "sl-error", role: "alert" }, job.error));
       for (const options of job.advice) {

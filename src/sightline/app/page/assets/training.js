@@ -2,7 +2,7 @@
 
 const LOGS = "run/logs/", MOST_CURVES = 12;
 const NO_CURVE = ["step", "items_per_second"];
-const FIRST = ["loss", "lr"];
+const FIRST = ["loss", "lr"], MEAN = "mean ";
 
 // Columns of a CSV table; a row that is only half written is left out.
 function columnsOf(text) {
@@ -14,17 +14,21 @@ function columnsOf(text) {
   return columns;
 }
 
+// Loss and rate, then what validation says, then the parts of the loss: the last may be cut off. Flat
+// curves ("mean NAME" beside NAME: the mean of the data) are the report's.
 async function trainingCurves(job, results) {
-  const figures = [];
+  const tables = {};
   for (const kind of ["train", "validation"]) {
     const table = results.find((r) => r.name === `${LOGS}${kind}.csv`);
-    if (!table) continue;
-    const columns = columnsOf(await (await fetch(api.file(job.id, table.name))).text());
-    const rest = Object.keys(columns).filter((name) => !FIRST.includes(name) && !NO_CURVE.includes(name));
-    for (const name of [...FIRST, ...rest]) {
-      if (columns[name]?.length) figures.push(curve(columns[name], kind === "train" ? name : `${name}, validation`));
-    }
+    tables[kind] = table ? columnsOf(await (await fetch(api.file(job.id, table.name))).text()) : {};
   }
+  const names = (kind) => Object.keys(tables[kind]).filter((name) => !NO_CURVE.includes(name) && !(name.startsWith(MEAN) && name.slice(MEAN.length) in tables[kind]));
+  const own = (name) => tables.train[name]?.length && curve(tables.train[name], name);
+  const figures = [
+    ...FIRST.map(own),
+    ...names("validation").map((name) => curve(tables.validation[name], `${name}, validation`)),
+    ...names("train").filter((name) => !FIRST.includes(name)).map(own),
+  ];
   return make("div", { class: "sl-curves" }, ...figures.filter(Boolean).slice(0, MOST_CURVES));
 }
 
