@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import time
 
 import pytest
 import torch
@@ -339,6 +340,19 @@ def test_pieces_cover_everything_once(two_threads):
 
         jit.run_chunks(mark, count, 7)
         assert hits == [1] * count
+
+
+def test_no_piece_is_at_work_after_the_call(two_threads):
+    torch.set_num_threads(8)  # more than cores: some helpers wake up after all is taken
+    for _ in range(100):
+        hits = []
+
+        def mark(first, last, hits=hits):
+            time.sleep(0.002 * (first == 1))
+            hits.append(first)
+
+        jit.run_chunks(mark, 8, 1)
+        assert sorted(hits) == list(range(8))
 
 
 def test_errors_of_any_thread_reach_the_caller(two_threads):

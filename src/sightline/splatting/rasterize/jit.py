@@ -9,7 +9,6 @@ looks only at the file of the kernel itself.
 """
 
 import inspect
-import itertools
 import os
 import queue
 import threading
@@ -270,7 +269,7 @@ def run_chunks(function: Callable[..., None], count: int, grain: int, *args: Any
 
     As many threads as torch may use take the next piece whenever they are free; results cannot
     depend on who takes which, because pieces write to places of their own. A helper that wakes up
-    when all is done is not waited for.
+    when all is done is not waited for. The first error ends the work and is raised.
     """
     pieces = -(-count // grain)
     threads = min(torch.get_num_threads(), pieces)
@@ -278,28 +277,28 @@ def run_chunks(function: Callable[..., None], count: int, grain: int, *args: Any
         if count:
             function(0, count, *args)
         return
-    turn = itertools.count()  # next() is atomic
-    entered: list[None] = []
-    results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    turn = iter(range(pieces))  # next() is atomic
+    entered: list[queue.SimpleQueue[BaseException | None]] = []
 
-    def work() -> None:
-        while (piece := next(turn)) < pieces:
-            function(piece * grain, min(count, (piece + 1) * grain), *args)
+    def work() -> BaseException | None:
+        try:
+            for piece in turn:
+                function(piece * grain, min(count, (piece + 1) * grain), *args)
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
+            for _ in turn:  # nobody begins another piece
+                pass
+            return error
+        return None
 
     def help_out() -> None:
-        entered.append(None)  # before a piece is taken: from here on this helper is waited for
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
-            results.put(error)
-        else:
-            results.put(None)
+        # Before a piece is taken: from here on this helper is waited for. Each has a queue of its
+        # own, else one that enters too late would answer for another that is still at work.
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        entered.append(done)
+        done.put(work())
 
     _ask_helpers(threads - 1, help_out)
-    try:
-        work()
-    finally:
-        errors = [results.get() for _ in range(len(entered))]
+    errors = [work(), *(done.get() for done in entered.copy())]
     for error in errors:
         if error is not None:
             raise error
