@@ -181,6 +181,24 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
     assert run.state["stages"]["splats"] == json.loads(started)["stages"]["splats"]
 
 
+def test_a_damaged_picture_is_not_resumed_with(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    picture = min((copy / "images").iterdir())
+    data = bytearray(picture.read_bytes())
+    data[len(data) // 2] ^= 1
+    picture.write_bytes(data)
+    before = (copy / "report.html").read_bytes()
+    again = ("reconstruct", "-o", str(copy), "--resume", "--export", "glb")
+    assert stop_code(*again) == 2
+    assert f"{picture.name} is not as the stage ingest left it" in capsys.readouterr().err
+    assert (copy / "report.html").read_bytes() == before
+    data[len(data) // 2] ^= 1
+    picture.write_bytes(data)
+    assert stop_code(*again) == 0
+
+
 def test_resume_can_add_an_export_but_not_change_the_rest(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "scene"
     shutil.copytree(finished, copy)

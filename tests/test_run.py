@@ -33,6 +33,35 @@ def test_a_failing_stage_is_not_finished(tmp_path: Path) -> None:
     assert state["stages"] == {}
 
 
+def test_a_file_that_changed_after_its_stage_is_named(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, {})
+    with run.stage("ingest", leaves=("inputs.json", "images", "masks")):
+        (tmp_path / "inputs.json").write_text("[]")
+        (tmp_path / "images" / "left").mkdir(parents=True)
+        for name in ("a.png", "left/b.png"):
+            (tmp_path / "images" / name).write_bytes(name.encode())
+    with run.stage("views"):
+        (tmp_path / "geometry.npz").write_bytes(b"may change")
+    again = RunFolder.open(tmp_path)
+    assert len(again.state["stages"]["ingest"]["sums"]) == 3
+    assert "sums" not in again.state["stages"]["views"]
+    (tmp_path / "geometry.npz").write_bytes(b"has changed")
+    (tmp_path / "inputs.json").unlink()
+    again.check_files()
+    (tmp_path / "images" / "left" / "b.png").write_bytes(b"left/B.png")
+    with pytest.raises(
+        InputError, match=r"left/b\.png is not as the stage ingest left it.*restore"
+    ):
+        again.check_files()
+
+
+@pytest.mark.parametrize("entry", [3, {"sums": [1]}, {"sums": {"images/a.png": 5}}, {}])
+def test_sums_that_are_none_are_not_trusted(tmp_path: Path, entry: object) -> None:
+    run = RunFolder.create(tmp_path, {})
+    run.state["stages"]["ingest"] = entry
+    run.check_files()
+
+
 @pytest.mark.parametrize("kind", [Cancelled, KeyboardInterrupt])
 def test_cancelling_is_recorded(tmp_path: Path, kind: type[BaseException]) -> None:
     run = RunFolder.create(tmp_path, {})

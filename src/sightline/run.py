@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from sightline.errors import Cancelled, InputError, OutputError, SightlineError
 from sightline.io.atomic import atomic_write_text
+from sightline.io.sums import first_changed, sums_of
 
 FORMAT = "sightline-run"
 STAGES = ("ingest", "cameras", "views", "splats", "evaluate", "export", "report")
@@ -251,8 +252,13 @@ class RunFolder:
             self.state["warnings"].append(text)
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+    def stage(self, name: str, leaves: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         """Time a stage and enter it as finished when its block ends without an error.
+
+        Args:
+            name: Of the stage.
+            leaves: Files and folders that are as they stay when it ends; `check_files` compares
+                them with what they are then.
 
         Yields:
             A dictionary for facts of the stage (counts, sizes), kept in ``run.json``.
@@ -268,9 +274,26 @@ class RunFolder:
             "finished": _now(),
             **facts,
         }
+        if sums := sums_of(self.path, leaves):
+            self.state["stages"][name]["sums"] = sums
         self.state["seconds"] = round(self.state["seconds"] + seconds, 3)
         self.state["peak_memory_mb"] = max(self.state["peak_memory_mb"], peak)
         self.save()
+
+    def check_files(self) -> None:
+        """Compare what finished stages left with what is there; a file may be gone, not changed.
+
+        Raises:
+            InputError: If a file was damaged or edited.
+        """
+        for stage, entry in self.state["stages"].items():
+            sums = entry.get("sums") if isinstance(entry, dict) else None
+            changed = first_changed(self.path, sums) if isinstance(sums, dict) else None
+            if changed is not None:
+                raise InputError(
+                    f"{self.file(changed)} is not as the stage {stage} left it, so what follows "
+                    "would not fit it; restore the file, or start again with --overwrite"
+                )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

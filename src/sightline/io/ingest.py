@@ -36,7 +36,8 @@ from sightline.io.intrinsics import parse_intrinsics
 from sightline.io.manifest import write_manifest
 from sightline.io.masks import find_masks
 from sightline.io.ranges import ValueRange, measure_range
-from sightline.io.store import Item, Job, Places, Stored, sha256, store_frame, store_photo, tokens
+from sightline.io.store import Item, Job, Places, Stored, store_frame, store_photo, tokens
+from sightline.io.sums import sha256
 from sightline.protocols import Progress
 
 _STAGE = "read inputs"

@@ -1,6 +1,5 @@
 """Store one view in a run folder, and say in its record what it was and what was done to it."""
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from sightline.io.intrinsics import Lens, choose_lens, fit_lens
 from sightline.io.manifest import Record
 from sightline.io.masks import read_mask, write_mask
 from sightline.io.ranges import ValueRange
+from sightline.io.sums import sha256
 
 _THERMAL, _INFRARED = ("thermal", "lwir", "flir"), ("ir", "nir")
 
@@ -297,9 +297,3 @@ def _write_png(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 if hasattr(cv2, "IMWRITE_PNG_FILTER_UP"):
     _PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

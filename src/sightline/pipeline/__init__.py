@@ -83,6 +83,7 @@ def reconstruct(
         loaded=loaded,
     )
     with folder.locked(), folder.working():
+        folder.check_files()
         folder.state["device"] = work.device
         folder.state["config"]["export"] = settings.export
         stages.ingest(work)

@@ -36,6 +36,11 @@ from sightline.types import (
     Views,
 )
 
+_INGESTED = ("inputs.json", "images", "masks", "stages/ingest")
+_ESTIMATED = ("stages/reconstruction.npz", "stages/unrefined.npz", "stages/feedforward.ply")
+_FITTED = ("cameras.npz", "splats.ply", "stages/training.json", "stages/exposure.npz")
+"""What the stages leave for good; `splats` may still write the cameras that `views` made."""
+
 _FILLED = 0.5
 """Part of the budget of splats that may start from depth maps."""
 _UNCERTAIN = 20.0
@@ -51,7 +56,7 @@ def ingest(work: Work) -> None:
     if work.folder.finished("ingest"):
         return
     options = work.options
-    with work.folder.stage("ingest") as facts:
+    with work.folder.stage("ingest", leaves=_INGESTED) as facts:
         ingested = read_inputs(
             work.folder.state["config"]["inputs"],
             work.folder.path,
@@ -86,7 +91,7 @@ def cameras(work: Work) -> None:
 
     if work.folder.finished("cameras"):
         return
-    with work.folder.stage("cameras") as facts:
+    with work.folder.stage("cameras", leaves=_ESTIMATED) as facts:
         ingested = load_ingested(work.folder.path)
         seen = ingested.views(work.long_side)
         choice = geometry.choose(work, ingested)
@@ -138,7 +143,7 @@ def views(work: Work) -> None:
 
     if work.folder.finished("views"):
         return
-    with work.folder.stage("views") as facts:
+    with work.folder.stage("views", leaves=("geometry.npz",)) as facts:
         ingested = load_ingested(work.folder.path)
         found = read_reconstruction(work.file("stages", "reconstruction.npz"))
         made = ingested.views(
@@ -221,7 +226,7 @@ def splats(work: Work) -> None:
 
     if work.folder.finished("splats"):
         return
-    with work.folder.stage("splats") as facts:
+    with work.folder.stage("splats", leaves=_FITTED) as facts:
         run = Run(work.folder.path)
         known = run.camera_file()
         seen = run.views()
@@ -327,7 +332,7 @@ def feedforward(work: Work) -> None:
 
     if work.folder.finished("splats"):
         return
-    with work.folder.stage("splats"):
+    with work.folder.stage("splats", leaves=_FITTED):
         gaussians = read_gaussian_ply(work.file("stages", "feedforward.ply"))
         write_gaussian_ply(work.file("splats.ply"), gaussians)
         work.folder.state["metrics"]["splats"] = len(gaussians)
@@ -367,7 +372,7 @@ def evaluate(work: Work) -> None:
 
     if work.folder.finished("evaluate"):
         return
-    with work.folder.stage("evaluate"):
+    with work.folder.stage("evaluate", leaves=("renders",)):
         run = Run(work.folder.path)
         known = run.camera_file()
         test = (known.registered & known.test).nonzero()[:, 0].tolist()
@@ -394,7 +399,7 @@ def features(work: Work) -> None:
         return
     name = work.options.features
     assert name is not None
-    with work.folder.stage("features"):
+    with work.folder.stage("features", leaves=("features.npz",)):
         run = Run(work.folder.path)
         gaussians, cloud = run.splats(), run.points()
         found = carry_features(

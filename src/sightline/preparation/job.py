@@ -8,6 +8,7 @@ from pathlib import Path
 from sightline.errors import InputError
 from sightline.io.manifest import Record
 from sightline.io.ranges import ValueRange
+from sightline.io.sums import sha256
 from sightline.preparation.metadata import Metadata
 from sightline.preparation.options import PrepareOptions
 from sightline.preparation.scan import Source
@@ -66,20 +67,6 @@ class Made:
 
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file's bytes.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read {path}: {reason}; check its permissions") from error
 
 
 def _digest(path: Path | None) -> str | None:

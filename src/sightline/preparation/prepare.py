@@ -16,9 +16,10 @@ from sightline.io.decoding import image_format, read_head
 from sightline.io.geotiff import read_geo
 from sightline.io.inputs import unique_names
 from sightline.io.manifest import Record, read_created, read_manifest, write_manifest
+from sightline.io.sums import sha256
 from sightline.preparation.execute import run_tasks
 from sightline.preparation.fit import tile_starts
-from sightline.preparation.job import Item, Job, sha256
+from sightline.preparation.job import Item, Job
 from sightline.preparation.journal import JOURNAL, Journal
 from sightline.preparation.metadata import Metadata, match_metadata, read_metadata
 from sightline.preparation.options import PrepareOptions

@@ -18,6 +18,7 @@ from sightline.backbones import check_name, create_backbone
 from sightline.backbones.base import IMAGENET_MEAN, IMAGENET_STD, NetworkBackbone
 from sightline.backbones.grid import Placement, placement_of
 from sightline.errors import InputError, ShapeError
+from sightline.io.sums import sha256
 from sightline.probing.protocols import Protocol
 from sightline.probing.start import squared_spacing
 from sightline.probing.tokens import (
@@ -267,8 +268,7 @@ def identify(part: FeaturePart, own: Mapping[str, Backbone]) -> str:
             )
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(sha256(file)))
     return digest.hexdigest()[:20]
 
 

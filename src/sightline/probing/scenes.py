@@ -16,6 +16,7 @@ from sightline.datasets.synthetic import KINDS, SyntheticTruth, make_scene
 from sightline.errors import InputError, UnknownNameError
 from sightline.io.given import GivenPoints, GivenScene, read_given
 from sightline.io.inputs import discover, unique_names
+from sightline.io.sums import sha256
 from sightline.io.views import load_views
 from sightline.probing.frames import (
     Frame,
@@ -191,14 +192,9 @@ def fingerprint(source: SceneSource, protocol: Protocol) -> str:
         chosen = {*split.train, *split.test}
         files = [file for name, file in _listed(source) if stem_of(name) in chosen]
         files += _side_files(source)
-        parts += [_digest(file) for file in files]
+        parts += [f"{file.name} {sha256(file)}" for file in files]
     parts += [repr(split), repr(source.noise)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
 def _side_files(source: SceneSource) -> list[Path]:

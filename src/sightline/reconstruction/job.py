@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sightline.io.sums import sha256
+
 Matching = Literal["auto", "exhaustive", "sequential"]
 Mapper = Literal["incremental", "global"]
 
@@ -113,8 +115,8 @@ def keys_of(job: Job, engine: str) -> Keys:
         job: What will be done.
         engine: Version of the SfM library.
     """
-    content = [_file_digest(file) for file in job.files]
-    masks = [None if mask is None else _file_digest(mask) for mask in job.masks]
+    content = [sha256(Path(file)) for file in job.files]
+    masks = [None if mask is None else sha256(Path(mask)) for mask in job.masks]
     settings = job.settings
     cameras = [asdict(camera) for camera in job.cameras]
     features = _digest(
@@ -135,11 +137,6 @@ def keys_of(job: Job, engine: str) -> Keys:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _file_digest(file: str) -> str:
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def chunks(count: int, size: int) -> Sequence[range]:
