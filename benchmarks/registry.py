@@ -196,6 +196,17 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         in_all=False,
     ),
     Benchmark(
+        "networks_mast3r_sizes_cpu",
+        NETWORKS,
+        "The same over pictures, sizes and number types.",
+        "networks.py mast3r --reference {reference} --images 2,6 --size 96x96,160x224 "
+        "--dtypes float32,bfloat16 --repeats 2 --json {json}",
+        12,
+        f.network,
+        needs=("reference",),
+        in_all=False,
+    ),
+    Benchmark(
         "encoders_cpu",
         NETWORKS,
         "DINOv2 and DINOv3 take at most the time of transformers' and timm's, with the same "
@@ -316,7 +327,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "A small VGGT trained on generated rooms makes at most half of the mean predictor's errors "
         "in rooms that it never saw.",
         "train_vggt.py --json {json}",
-        60,
+        15,
         f.train_vggt,
         holds=lambda r: all(run["reached"] for run in r["seeds"]),
         in_all=False,

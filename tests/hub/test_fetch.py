@@ -188,6 +188,8 @@ def test_files_that_do_not_exist(request_: str, tmp_path: Path, site: Site) -> N
 def test_unknown_names_have_neighbours() -> None:
     with pytest.raises(UnknownNameError, match="closest: .*dinov2_vits14"):
         resolve("dinov2_vits15")
+    with pytest.raises(InputError, match="drawn weights.*give it as the backbone"):
+        resolve("random:dinov2_vits14")
 
 
 def test_the_catalogue_is_sound() -> None:

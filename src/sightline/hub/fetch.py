@@ -78,6 +78,11 @@ def resolve(
     if isinstance(request, Path) or text.endswith(SUFFIXES) or os.sep in text:
         msg = f"expected a weights file, a name, a URL or REPO_ID/FILENAME, but {text} is none"
         raise InputError(msg)
+    if text.startswith("random:"):
+        raise InputError(
+            f"{text} is the name of a backbone with drawn weights, not of a weights file; give it "
+            "as the backbone"
+        )
     raise UnknownNameError("published weights", text, CATALOGUE, "sightline models list")
 
 
