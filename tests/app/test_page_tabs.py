@@ -142,3 +142,14 @@ def test_training_is_followed_to_a_checkpoint_that_is_downloaded(
     page.goto(page.evaluate("location.href"), JOB)
     wait_ready(page)
     page.wait_for("!!document.querySelector('#train-dino-card a[href$=\"dinov3_custom.pt\"]')", JOB)
+    # Its weights can be chosen in other tabs, without a file being sent again.
+    open_tab(page, "Reconstruct")
+    field = "document.querySelector('#reconstruct-checkpoint input')"
+    page.evaluate(f"{field}.dispatchEvent(new FocusEvent('focus'))")
+    entries = "[...document.querySelectorAll('#reconstruct-checkpoint [role=option]')]"
+    entry = f"{entries}.find((o) => o.textContent.includes('dinov3_custom.pt of Train DINO'))"
+    page.wait_for(f"!!{entry}", JOB)
+    page.evaluate(f"{entry}.dispatchEvent(new MouseEvent('mousedown', {{ bubbles: true }}))")
+    made = "--checkpoint=run/checkpoints/dinov3_custom.pt"
+    command = "document.querySelector('#reconstruct-command').textContent"
+    page.wait_for(f"{command}.includes({made!r})", JOB)

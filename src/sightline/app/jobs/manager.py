@@ -30,7 +30,7 @@ from sightline.app.jobs.staging import (
     make_folder,
 )
 from sightline.app.jobs.uploads import UploadLimits, Uploads, kind_of
-from sightline.app.jobs.weights import Weights
+from sightline.app.jobs.weights import SUFFIXES, Weights
 from sightline.app.jobs.words import check_options
 from sightline.errors import InputError
 from sightline.run import file_lock
@@ -287,6 +287,18 @@ class Jobs:
         except OSError:
             return ""
         return self.board.plain(text, id)
+
+    def trained_weights(self, owner: str) -> dict[str, str]:
+        """Return what a user's finished trainings made: reference -> what people read."""
+        found = {}
+        for job in self.jobs_of(owner):
+            if job.state != "done" or not job.kind.startswith("train-"):
+                continue
+            for name in self.results(owner, job.id):
+                path = Path(name)
+                if path.suffix in SUFFIXES and path.stem.endswith("_custom"):
+                    found[f"{job.id}/{name}"] = f"{path.name} of {job.title} ({job.created[:16]})"
+        return found
 
     # -- watching -------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Put the page together."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sightline.app.page.look import MARK
 from sightline.app.page.models_tab import fill_choices
@@ -37,18 +37,25 @@ def build_page(jobs: "Jobs", owner: Callable[["gr.Request"], str]) -> "gr.Blocks
         )
         gr.HTML(str(heading), apply_default_css=False)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
-            with gr.Tab("Reconstruct", id="Reconstruct"):
+            with gr.Tab("Reconstruct", id="Reconstruct") as first:
                 panel = reconstruct_tab(page)
+            tabs = [first]
             for title, make in TABS.items():
-                with gr.Tab(title, id=title):
+                with gr.Tab(title, id=title) as tab:
                     make(page)
-            with gr.Tab("Segment", id="Segment"):
+                tabs.append(tab)
+            with gr.Tab("Segment", id="Segment") as last:
                 segment_tab(page, panel)
             with gr.Tab("Gallery", id="Gallery"):
                 gallery_tab()
         opener(page.places)
         for finish in page.last:
             finish()
-        if page.weights:
-            blocks.load(lambda: fill_choices(page), None, page.weights, **QUIET)
+
+        def fill(request: gr.Request) -> list[dict[str, Any]]:
+            return fill_choices(page, request)
+
+        # A training that has ended since offers its weights as soon as another tab is opened.
+        opened = [blocks.load, *(tab.select for tab in (*tabs, last))]
+        gr.on(opened, fill, None, page.weights, **QUIET)
     return blocks

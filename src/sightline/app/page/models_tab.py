@@ -1,12 +1,15 @@
 """The tab of weights: what exists, what is here, what a file is."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline.app.jobs.weights import FOLDERS
-from sightline.app.page.panel import LEFT_TO_PROGRAM, QUIET, Page, job_panel, uploads_of
+from sightline.app.page.panel import QUIET, Page, job_panel, uploads_of
 from sightline.app.page.widgets import error_markup, intro
 from sightline.errors import SightlineError
 from sightline.report.markup import Html, element
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 
 def models_tab(page: Page) -> None:
@@ -63,7 +66,7 @@ def models_tab(page: Page) -> None:
             text = f"kept as {', '.join(names)}" if names else "send a file first"
         except SightlineError as error:
             return error_markup(str(error)), *(gr.skip() for _ in page.weights)
-        choices = gr.update(choices=page.weight_choices())
+        choices = gr.update(choices=page.weight_choices(owner))
         return str(element("p", text, class_="sl-note")), *(choices for _ in page.weights)
 
     def unloaded() -> str:
@@ -134,9 +137,13 @@ def _catalogue_markup() -> str:
     )
 
 
-def fill_choices(page: Page) -> Any:  # noqa: ANN401
-    """Return the updates of all choices of weights, for a page that is loaded."""
+def fill_choices(page: Page, request: "gr.Request") -> list[dict[str, Any]]:
+    """Return the updates of all choices of weights, for a page that is loaded or a tab opened."""
     import gradio as gr
 
-    choices = page.weight_choices()
-    return [gr.update(choices=choices, value=LEFT_TO_PROGRAM) for _ in page.weights]
+    try:
+        owner = page.owner(request)
+    except SightlineError:  # not known yet: the page tells when something is started
+        owner = None
+    choices = page.weight_choices(owner)
+    return [gr.update(choices=choices) for _ in page.weights]

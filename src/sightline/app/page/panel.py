@@ -65,9 +65,16 @@ class Page:
         except SightlineError as error:
             return {"error": str(error)}
 
-    def weight_choices(self) -> list[str]:
-        """Return what a choice of weights offers."""
-        return [LEFT_TO_PROGRAM, *self.jobs.weights.names()]
+    def weight_choices(self, owner: str | None = None) -> list[tuple[str, str]]:
+        """Return what a choice of weights offers: what is shown, and the reference.
+
+        Args:
+            owner: Whose own trainings are offered too.
+        """
+        kept = [(name, f"weights:{name}") for name in self.jobs.weights.names()]
+        own = {} if owner is None else self.jobs.trained_weights(owner)
+        made = [(shown, reference) for reference, shown in own.items()]
+        return [(LEFT_TO_PROGRAM, LEFT_TO_PROGRAM), *made, *kept]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +128,7 @@ class Panel:
         given = {}
         for role, value in zip(self.roles, raw[at : at + len(self.roles)], strict=True):
             if isinstance(value, str):
-                refs = [] if value == LEFT_TO_PROGRAM else [f"weights:{value}"]
+                refs = [] if value == LEFT_TO_PROGRAM else [value]
             else:
                 refs = uploads_of(value)
             if refs:
@@ -168,6 +175,8 @@ _STAND_IN: dict[tuple[str, ...], str] = {
 def _role_name(role: Role, refs: Sequence[str]) -> str:
     if refs[0].startswith("weights:"):
         return f"models/{refs[0].removeprefix('weights:')}"
+    if "/" in refs[0]:
+        return refs[0].partition("/")[2]
     return role.example
 
 
