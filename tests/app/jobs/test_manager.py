@@ -10,6 +10,7 @@ import pytest
 from sightline.app.jobs.manager import Jobs, new_owner
 from sightline.app.jobs.record import read_job, write_job
 from sightline.app.jobs.request import Busy, NotFound, Request
+from sightline.datasets.synthetic import make_scene, write_scene
 from sightline.errors import InputError
 from tests.app.served import demo, finish
 
@@ -157,6 +158,19 @@ def test_a_probe_continues_step_by_step(open_jobs: Open, owner: str, photo: Path
     assert {"--until=splats", "--steps=16"} <= set(words)
     with pytest.raises(InputError, match="steps must be 16 or more"):
         jobs.resume(owner, job.id, {"steps": 2})
+
+
+@pytest.mark.parametrize("kind", ["reconstruct", "probe-demo", "probe-run"])
+def test_pictures_may_come_with_the_points_of_their_scene(
+    open_jobs: Open, owner: str, photo: Path, tmp_path: Path, kind: str
+) -> None:
+    jobs = open_jobs()
+    write_scene(make_scene(2, 16, 16, kind="simple", num_points=20), tmp_path / "scene")
+    sent = [jobs.uploads.adopt(owner, photo, f"{n}.png").id for n in range(2)]
+    sent.append(jobs.uploads.adopt(owner, tmp_path / "scene" / "points.ply", "points.ply").id)
+    options = {"features": ["iuvrgb"]} if kind == "probe-run" else {}
+    job = finish(jobs, jobs.submit(owner, Request(kind=kind, options=options, inputs=sent)))
+    assert (jobs.root / job.id / "inputs" / "points.ply").is_file()
 
 
 def test_a_report_is_added_to_its_grid(open_jobs: Open, owner: str, photo: Path) -> None:
