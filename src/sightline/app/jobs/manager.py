@@ -30,7 +30,7 @@ from sightline.app.jobs.staging import (
     make_folder,
 )
 from sightline.app.jobs.uploads import UploadLimits, Uploads, kind_of
-from sightline.app.jobs.weights import SUFFIXES, Weights
+from sightline.app.jobs.weights import Weights
 from sightline.app.jobs.words import check_options
 from sightline.errors import InputError
 from sightline.run import file_lock
@@ -294,10 +294,10 @@ class Jobs:
         for job in self.jobs_of(owner):
             if job.state != "done" or not job.kind.startswith("train-"):
                 continue
-            for name in self.results(owner, job.id):
-                path = Path(name)
-                if path.suffix in SUFFIXES and path.stem.endswith("_custom"):
-                    found[f"{job.id}/{name}"] = f"{path.name} of {job.title} ({job.created[:16]})"
+            for path in job.result.get("exports", ()):
+                name = str(path).removeprefix(f"{OUTPUT}/")
+                shown = f"{Path(name).name} of {job.title} ({job.created[:16]})"
+                found[f"{job.id}/{name}"] = shown
         return found
 
     # -- watching -------------------------------------------------------------------------------

@@ -36,15 +36,13 @@ def build_page(jobs: "Jobs", owner: Callable[["gr.Request"], str]) -> "gr.Blocks
             class_="sl-brand",
         )
         gr.HTML(str(heading), apply_default_css=False)
-        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
-            with gr.Tab("Reconstruct", id="Reconstruct") as first:
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
+            with gr.Tab("Reconstruct", id="Reconstruct"):
                 panel = reconstruct_tab(page)
-            tabs = [first]
             for title, make in TABS.items():
-                with gr.Tab(title, id=title) as tab:
+                with gr.Tab(title, id=title):
                     make(page)
-                tabs.append(tab)
-            with gr.Tab("Segment", id="Segment") as last:
+            with gr.Tab("Segment", id="Segment"):
                 segment_tab(page, panel)
             with gr.Tab("Gallery", id="Gallery"):
                 gallery_tab()
@@ -56,6 +54,5 @@ def build_page(jobs: "Jobs", owner: Callable[["gr.Request"], str]) -> "gr.Blocks
             return fill_choices(page, request)
 
         # A training that has ended since offers its weights as soon as another tab is opened.
-        opened = [blocks.load, *(tab.select for tab in (*tabs, last))]
-        gr.on(opened, fill, None, page.weights, **QUIET)
+        gr.on([blocks.load, tabs.change], fill, None, page.weights, **QUIET)
     return blocks

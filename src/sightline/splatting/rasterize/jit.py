@@ -298,7 +298,7 @@ def run_chunks(function: Callable[..., None], count: int, grain: int, *args: Any
         done.put(work())
 
     _ask_helpers(threads - 1, help_out)
-    errors = [work(), *(done.get() for done in entered.copy())]
-    for error in errors:
+    own = work()  # no piece is left after it: whoever enters from now on has nothing to do
+    for error in (own, *[done.get() for done in entered.copy()]):
         if error is not None:
             raise error
