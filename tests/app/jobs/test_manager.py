@@ -173,6 +173,23 @@ def test_pictures_may_come_with_the_points_of_their_scene(
     assert (jobs.root / job.id / "inputs" / "points.ply").is_file()
 
 
+def test_a_finished_trainings_weights_are_its_owners_to_choose(
+    open_jobs: Open, owner: str, photo: Path
+) -> None:
+    jobs = open_jobs()
+    photos = [jobs.uploads.adopt(owner, photo, f"{n}.png").id for n in range(2)]
+    asked = Request(kind="train-dino", files={"data": photos})
+    job = finish(jobs, jobs.submit(owner, asked))
+    made = "run/checkpoints/splatt3r.safetensors"
+    jobs.board.put(job, state="done", result={"exports": [f"output/{made}"]})
+    offered = jobs.trained_weights(owner)
+    assert list(offered) == [f"{job.id}/{made}"]
+    assert offered[f"{job.id}/{made}"].startswith(f"splatt3r.safetensors of {job.title}")
+    assert jobs.trained_weights(new_owner()) == {}
+    jobs.board.put(jobs.get(owner, job.id), state="cancelled")
+    assert jobs.trained_weights(owner) == {}
+
+
 def test_a_report_is_added_to_its_grid(open_jobs: Open, owner: str, photo: Path) -> None:
     jobs = open_jobs()
     photos = [jobs.uploads.adopt(owner, photo, f"{n}.png").id for n in range(2)]
