@@ -138,6 +138,22 @@ def test_training_is_followed_to_a_checkpoint_that_is_downloaded(
     assert start.startswith("PK")
     _, start, _ = fetch(page, '#train-dino-card a[href*="report.html"]')
     assert start.startswith("<!doctype html>")
+    # A reload opens its tab, unless a hand has chosen another one meanwhile: that one stays.
+    page.goto(page.evaluate("location.href"), JOB)
+    wait_ready(page)
+    chosen = page.evaluate(
+        """(async () => {
+          const tab = (name) => [...document.querySelectorAll('[role=tab]')].find(
+            (t) => t.textContent.trim() === name);
+          const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+          while (tab('Train').getAttribute('aria-selected') !== 'true') await pause(5);
+          tab('Gallery').click();
+          await pause(1500);
+          return tab('Gallery').getAttribute('aria-selected');
+        })()""",
+        JOB,
+    )
+    assert chosen == "true"
     # A reload finds it again, in a tab inside a tab.
     page.goto(page.evaluate("location.href"), JOB)
     wait_ready(page)
@@ -145,6 +161,7 @@ def test_training_is_followed_to_a_checkpoint_that_is_downloaded(
     # Its weights can be chosen in other tabs, without a file being sent again.
     open_tab(page, "Reconstruct")
     field = "document.querySelector('#reconstruct-checkpoint input')"
+    page.wait_for(f"!!{field}", JOB)
     page.evaluate(f"{field}.dispatchEvent(new FocusEvent('focus'))")
     entries = "[...document.querySelectorAll('#reconstruct-checkpoint [role=option]')]"
     entry = f"{entries}.find((o) => o.textContent.includes('dinov3_custom.pt of Train DINO'))"

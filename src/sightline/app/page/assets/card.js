@@ -371,21 +371,28 @@ function openTab(name) {
 }
 
 // After a reload: opens the place of the job that the address names, because Gradio only makes what
-// is inside a tab or an accordion once it is opened. `props`: places (kind -> tabs, #accordions).
+// is inside a tab or an accordion once it is opened. Whoever clicks meanwhile has chosen another
+// place, and keeps it. `props`: places (kind -> tabs, #accordions).
 function openerWidget(element, props) {
   const id = new URL(location.href).searchParams.get("job");
-  if (id) api.job(id).then((job) => openPlace(props.places[job.kind] ?? ["Gallery"]), () => setAddress(null));
+  if (!id) return;
+  const own = { click: false }, user = new AbortController();
+  document.addEventListener("click", () => { if (!own.click) user.abort(); }, { capture: true, signal: user.signal });
+  const click = (target) => { own.click = true; target?.click(); own.click = false; };
+  api.job(id)
+    .then((job) => openPlace(props.places[job.kind] ?? ["Gallery"], click, user.signal), () => setAddress(null))
+    .finally(() => user.abort());
 }
 
-async function openPlace(place) {
+async function openPlace(place, click, signal) {
   const pause = () => new Promise((done) => setTimeout(done, 100));
   for (const name of place) {
     const isTab = !name.startsWith("#"), find = () => (isTab ? tabNamed(name) : document.querySelector(`${name} button`));
     const isOpen = () => (isTab ? find()?.getAttribute("aria-selected") === "true" : find()?.classList.contains("open"));
     // What has just been made may close again, so it must have stayed open for a moment.
-    for (let tries = 0, calm = 0; calm < 4 && tries < 300; tries += 1) {
+    for (let tries = 0, calm = 0; calm < 4 && tries < 300 && !signal.aborted; tries += 1) {
       if (isOpen()) calm += 1;
-      else { calm = 0; find()?.click(); }
+      else { calm = 0; click(find()); }
       await pause();
     }
   }
