@@ -67,7 +67,7 @@ class Access:
     names: tuple[str, ...] = ()
     body_bytes: int = 4 << 20
     upload_bytes: int = 16 << 30
-    uploads: tuple[str, ...] = (f"{API}/uploads", "/gradio_api/upload")
+    uploads: tuple[str, ...] = (f"{API}/uploads",)
     events: tuple[str, ...] = field(default=("/gradio_api/",))
     """Paths of the page's own calls, which may carry small pictures."""
 

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from sightline.app.jobs.weights import FOLDERS
-from sightline.app.page.panel import QUIET, Page, job_panel, uploads_of
+from sightline.app.page.panel import QUIET, Page, job_panel
+from sightline.app.page.sent import sent_files
 from sightline.app.page.widgets import error_markup, intro
 from sightline.errors import SightlineError
 from sightline.report.markup import Html, element
@@ -62,7 +63,7 @@ def models_tab(page: Page) -> None:
     def take(request: gr.Request, value: Any, folder: str) -> tuple[Any, ...]:  # noqa: ANN401
         try:
             owner = page.owner(request)
-            names = [page.jobs.keep_weights(owner, upload, folder) for upload in uploads_of(value)]
+            names = [page.jobs.keep_weights(owner, upload, folder) for upload in sent_files(value)]
             text = f"kept as {', '.join(names)}" if names else "send a file first"
         except SightlineError as error:
             return error_markup(str(error)), *(gr.skip() for _ in page.weights)

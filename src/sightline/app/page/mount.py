@@ -27,8 +27,10 @@ def mount_page(app: "FastAPI", context: "Context") -> "FastAPI":
     import gradio as gr
     from fastapi import HTTPException, Request
     from fastapi.responses import FileResponse
+    from starlette.middleware import Middleware
 
     from sightline.app.page.build import build_page
+    from sightline.app.page.calls import PageCalls
     from sightline.app.page.look import page_options
 
     jobs = context.jobs
@@ -59,7 +61,9 @@ def mount_page(app: "FastAPI", context: "Context") -> "FastAPI":
         headers = {"cache-control": "no-store"}
         return FileResponse(page, media_type="text/html; charset=utf-8", headers=headers)
 
-    return gr.mount_gradio_app(app, build_page(jobs, owner_of), path="/", **page_options())
+    blocks = build_page(jobs, owner_of)
+    guard = {"middleware": [Middleware(PageCalls)]}
+    return gr.mount_gradio_app(app, blocks, path="/", app_kwargs=guard, **page_options())
 
 
 def write_in_child(source: Path, page: Path) -> None:

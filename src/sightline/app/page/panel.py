@@ -9,6 +9,7 @@ from sightline.app.jobs.kinds import KINDS, Kind, Role
 from sightline.app.jobs.request import Request
 from sightline.app.jobs.words import build_words, check_options, shown_command
 from sightline.app.page.controls import Beginnings, Controls, flag, has_control, make_controls
+from sightline.app.page.sent import sent_files, shown_files
 from sightline.app.page.widgets import (
     command_box,
     command_markup,
@@ -16,7 +17,7 @@ from sightline.app.page.widgets import (
     files_box,
     job_card,
 )
-from sightline.errors import InputError, SightlineError
+from sightline.errors import SightlineError
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -117,7 +118,7 @@ class Panel:
         return Request(
             kind=self.kind.name,
             options={**self.controls.values(values), **changes},
-            inputs=uploads_of(dropped) if inputs is None else list(inputs),
+            inputs=list(sent_files(dropped) if inputs is None else inputs),
             files={**given, **(files or {})},
             scene=scene,
         )
@@ -130,7 +131,7 @@ class Panel:
             if isinstance(value, str):
                 refs = [] if value == LEFT_TO_PROGRAM else [value]
             else:
-                refs = uploads_of(value)
+                refs = list(sent_files(value))
             if refs:
                 given[role] = refs
         return dropped, given, raw[at + len(self.roles) :]
@@ -139,7 +140,7 @@ class Panel:
         """Return markup of the command line that does what the controls say, or what is wrong."""
         try:
             dropped, given, values = self._split(raw)
-            names = [f["name"] for f in (dropped or {}).get("files", ())]
+            names = list(shown_files(dropped).values())
             stand_in = _STAND_IN.get(self.kind.inputs[:1], "") if self.kind.inputs else ""
             # One folder is what a person would type for many pictures.
             few = 0 < len(names) <= 3 and not self.kind.together
@@ -178,19 +179,6 @@ def _role_name(role: Role, refs: Sequence[str]) -> str:
     if "/" in refs[0]:
         return refs[0].partition("/")[2]
     return role.example
-
-
-def uploads_of(value: Any) -> list[str]:  # noqa: ANN401
-    """Return the ids that a drop zone holds.
-
-    Raises:
-        InputError: If some are still on their way.
-    """
-    if not isinstance(value, dict):
-        return []
-    if value.get("pending"):
-        raise InputError("some files are still on their way to the server; wait a moment")
-    return [str(file["id"]) for file in value.get("files", ())]
 
 
 def again(value: dict[str, Any]) -> dict[str, Any]:

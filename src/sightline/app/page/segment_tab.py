@@ -5,7 +5,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sightline.app.page.marks import store_marks
-from sightline.app.page.panel import QUIET, Page, Panel, again, job_panel, uploads_of
+from sightline.app.page.panel import QUIET, Page, Panel, again, job_panel
+from sightline.app.page.sent import sent_files, sent_job, sent_list, shown_files
 from sightline.app.page.widgets import gallery, intro, marking_board, mistakes_board
 from sightline.backbones import BACKBONES
 from sightline.errors import InputError
@@ -85,8 +86,8 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
         )
 
     def references(owner: str, value: Any) -> list[str]:  # noqa: ANN401
-        pictures = {str(f["id"]): str(f["name"]) for f in (value or {}).get("files", ())}
-        return store_marks(page.jobs.uploads, owner, pictures, (value or {}).get("marks", ()))
+        marks = sent_list(value, "marks")
+        return store_marks(page.jobs.uploads, owner, shown_files(value), marks)
 
     def build(request: gr.Request, marked: Any, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
         return again(
@@ -104,12 +105,11 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
         *raw: Any,  # noqa: ANN401
     ) -> dict[str, Any]:
         def wanted(owner: str) -> Any:  # noqa: ANN401
-            sent = (searched or {}).get("files", ())
-            pictures = {str(f["id"]): str(f["name"]) for f in sent}
+            pictures = shown_files(searched)
             names = {PurePosixPath(name).name: id for id, name in pictures.items()}
             wrong = [
-                {**mistake, "image": names.get(mistake.get("image"))}
-                for mistake in (found or {}).get("mistakes", ())
+                {**mistake, "image": names.get(str(mistake.get("image")))}
+                for mistake in sent_list(found, "mistakes")
             ]
             if not wrong:
                 raise InputError("click what was wrongly found first")
@@ -143,17 +143,17 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
         *raw: Any,  # noqa: ANN401
     ) -> dict[str, Any]:
         def wanted(owner: str) -> Any:  # noqa: ANN401
-            job = (found or {}).get("job")
+            job = sent_job(found)
             if job is None:
                 raise InputError("find objects first; their masks are what is sent")
             masks = [n for n in page.jobs.results(owner, job) if n.startswith("found/masks/")]
             files = {"masks": [f"{job}/{name}" for name in masks]}
-            return reconstruct.request(raw, inputs=uploads_of(searched), files=files)
+            return reconstruct.request(raw, inputs=list(sent_files(searched)), files=files)
 
         return again(page.submit(request, wanted))
 
     def opened(card: Any) -> dict[str, Any]:  # noqa: ANN401
-        return again({"job": (card or {}).get("job")})
+        return again({"job": sent_job(card)})
 
     assert predict.files is not None
     fit.button.click(build, [board, *fit.inputs], fit.card, **QUIET)
@@ -165,12 +165,12 @@ def segment_tab(page: Page, reconstruct: Panel) -> None:
     send.click(
         masked, [predict.card, predict.files, *reconstruct.inputs], reconstruct.card, **QUIET
     ).then(None, js="() => window.sightlinePage.openTab('Reconstruct')")
-    scenes.select(lambda value: (value or {}).get("job", ""), scenes, chosen, **QUIET)
+    scenes.select(lambda value: sent_job(value) or "", scenes, chosen, **QUIET)
     lift.button.click(carry, [fit.card, chosen, *lift.inputs], lift.card, **QUIET)
 
 
 def _bank(card: Any) -> str:  # noqa: ANN401
-    job = (card or {}).get("job")
+    job = sent_job(card)
     if job is None:
         raise InputError("build a memory bank first")
     return f"{job}/bank.safetensors"

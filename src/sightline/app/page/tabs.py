@@ -8,6 +8,7 @@ from sightline.app.jobs.request import Request
 from sightline.app.page.models_tab import models_tab
 from sightline.app.page.panel import QUIET, Page, again, job_panel
 from sightline.app.page.segment_tab import segment_tab
+from sightline.app.page.sent import sent_job
 from sightline.app.page.widgets import gallery, intro, job_card
 from sightline.backbones import BACKBONES
 from sightline.errors import SightlineError
@@ -130,7 +131,7 @@ def probe_tab(page: Page) -> None:
 
     def further(until: str) -> Any:  # noqa: ANN401
         def step(request: gr.Request, card: Any, *raw: Any) -> dict[str, Any]:  # noqa: ANN401
-            job = (card or {}).get("job")
+            job = sent_job(card)
             if job is None:
                 return again({"error": "begin with step 1"})
             try:
@@ -163,7 +164,7 @@ def gallery_tab() -> None:
     card = job_card("gallery-card", list(KINDS))
 
     def choose(value: Any) -> dict[str, Any]:  # noqa: ANN401
-        return again({"job": (value or {}).get("job")})
+        return again({"job": sent_job(value)})
 
     shown.select(choose, shown, card, **QUIET)
 

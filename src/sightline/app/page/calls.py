@@ -1,0 +1,97 @@
+"""What a browser may ask of Gradio: the page, what it is made of, and its events; never a file.
+
+Gradio takes up any file of the machine, and any address, that an event's data name in its form for
+files: it compares paths with the folder of uploads only in servers that it has started itself, and
+ours is mounted (gradio 6.31, ``processing_utils._check_allowed``). It has doors for purposes that
+this page does not have, too. Files of the app's users come and go by the HTTP API alone, which knows
+whose they are.
+"""
+
+import json
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_PAGE = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt")
+_PARTS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+_EVENTS = ("/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/queue/data")
+
+
+class PageCalls:
+    """Stands before Gradio's application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Take Gradio's application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        path, is_http = scope["path"], scope["type"] == "http"
+        if not is_http or not (path in (*_PAGE, *_EVENTS) or path.startswith(_PARTS)):
+            refusal = _error(404, "there is nothing at this address; open the page at /")
+            if is_http:
+                await refusal(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["method"] == "POST":
+            body = await _read(receive)
+            sentence = _fault(body)
+            if sentence is not None:
+                await _error(400, sentence)(scope, receive, send)
+                return
+            receive = _again(body, receive)
+        await self._app(scope, receive, send)
+
+
+def _fault(body: bytes) -> str | None:
+    """Return what is wrong with an event's data, None where nothing is."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):  # as Gradio would read it
+        return "expected the JSON of an event of the page; use the API for other purposes"
+    if _names_file(data):
+        return "an event of the page names no files; send them to the API's uploads"
+    return None
+
+
+def _names_file(data: Any) -> bool:  # noqa: ANN401
+    """Tell whether an object anywhere in JSON has the form of a file of Gradio's, or part of it."""
+    rest = [data]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            if "path" in value or "meta" in value:
+                return True
+            rest.extend(value.values())
+        elif isinstance(value, list):
+            rest.extend(value)
+    return False
+
+
+async def _read(receive: Receive) -> bytes:
+    """Return a request's body, whose size the gate bounds."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return what hands out a body that has been read, and then what else comes."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
+
+
+def _error(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status_code=status)

@@ -1,0 +1,137 @@
+"""What a visitor may ask of Gradio, and what the page's handlers make of nonsense."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.responses import Response
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from sightline.app.page.calls import PageCalls
+from sightline.app.page.sent import sent_files, sent_job, sent_list
+from sightline.errors import InputError
+from tests.app.conftest import App
+
+FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+EVENTS = "/gradio_api/run/predict"
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["job", "files", "id", "name", "pending", "marks", "x"]), inner
+        )
+    ),
+    max_leaves=9,
+)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand in for Gradio: answers with the body that has come."""
+    message = await receive()
+    assert not message.get("more_body")
+    await Response(message.get("body", b""))(scope, receive, send)
+
+
+@pytest.fixture
+def calls() -> TestClient:
+    return TestClient(PageCalls(echo))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/upload",
+        "/gradio_api/proxy=http://127.0.0.1/",
+        "/gradio_api/component_server",
+        "/gradio_api/vibe-edit/",
+        "/gradio_api/info",
+        "/gradio_api/run/predict/",
+        "//gradio_api/run/predict",
+        "/monitoring/summary",
+        "/login",
+    ],
+)
+def test_other_doors_are_closed(calls: TestClient, path: str) -> None:
+    for method in ("GET", "POST", "HEAD"):
+        answer = calls.request(method, path, content=b"{}" if method == "POST" else None)
+        assert answer.status_code == 404
+    assert calls.get("/").status_code == 200
+    assert calls.get("/assets/index.js").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": [FILE]},
+        {"data": [[{"a": FILE}]]},
+        {"data": [], "event_data": FILE},
+        {"data": [{"meta": {"_type": "gradio.FileData"}}]},
+        {"data": [{"path": "http://127.0.0.1/"}]},
+    ],
+)
+def test_events_name_no_files(calls: TestClient, body: dict[str, Any]) -> None:
+    for path in (EVENTS, "/gradio_api/queue/join"):
+        answer = calls.post(path, json=body)
+        assert answer.status_code == 400
+        assert "names no files" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"x=1", b"\xff", b"[" * 100_000, b"1" * 5000])
+def test_events_are_json(calls: TestClient, body: bytes) -> None:
+    assert calls.post(EVENTS, content=body).status_code == 400
+
+
+def test_honest_events_arrive_whole(calls: TestClient) -> None:
+    body = json.dumps({"data": [{"files": [{"id": "a", "name": "b"}]}, "x" * 200_000]}).encode()
+    pieces = (body[at : at + 50_000] for at in range(0, len(body), 50_000))
+    assert calls.post(EVENTS, content=pieces).content == body
+
+
+def test_a_file_of_the_machine_stays_where_it_is(app: App, tmp_path: Path) -> None:
+    secret = tmp_path / "secret_of_another_user.txt"
+    secret.write_text("a secret", encoding="utf-8")
+    named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    with httpx.Client(follow_redirects=True, timeout=60) as browser:
+        assert browser.get(app.address).status_code == 200
+        events = browser.get(f"{app.home}config").json()["dependencies"]
+        assert len(events) > 20
+        for event in events:
+            body = {
+                "fn_index": event["id"],
+                "data": [named] * len(event["inputs"]),
+                "session_hash": "a",
+            }
+            answer = browser.post(f"{app.home}{EVENTS[1:]}", json=body)
+            assert (
+                answer.status_code == (400 if event["inputs"] else 200) or not event["backend_fn"]
+            )
+            assert "secret" not in answer.text
+        assert browser.get(f"{app.home}gradio_api/file={secret}").status_code == 404
+    assert not [path for path in app.root.rglob("*") if path.name == secret.name]
+
+
+@given(value=JSON_VALUES)
+def test_parts_send_what_they_should_or_are_refused(value: Any) -> None:
+    job = sent_job(value)
+    assert job is None or (isinstance(job, str) and job)
+    try:
+        files = sent_files(value)
+        marks = sent_list(value, "marks")
+    except InputError:
+        return
+    assert all(isinstance(text, str) for pair in files.items() for text in pair)
+    assert all(isinstance(mark, dict) for mark in marks)
+
+
+def test_files_on_their_way_are_awaited() -> None:
+    with pytest.raises(InputError, match="on their way"):
+        sent_files({"files": [], "pending": 1})
+    assert sent_files({"files": [{"id": "a", "name": "b.png"}], "pending": 0}) == {"a": "b.png"}
+    assert sent_files(None) == {}
