@@ -123,6 +123,7 @@ COSTS: dict[float, tuple[str, ...]] = {
     ),
     20: (
         "http",
+        "page_events",
         "yaml_train",
     ),
 }
@@ -726,7 +727,86 @@ def _requests(folder: Path) -> dict[str, Target]:
         b"GET /api/v1/jobs/a/results/b%2fc?inline=1 HTTP/1.1\r\n" + host + b"\r\n",
         b"DELETE /api/v1/uploads/a HTTP/1.1\r\n" + host + b"\r\n",
     ]
-    return {"http": Target(files=sent, read=functools.partial(_serve, folder), own=folder)}
+    return {
+        "http": Target(files=sent, read=functools.partial(_serve, folder), own=folder),
+        "page_events": Target(
+            files=_events(folder / "page"),
+            read=functools.partial(_take_event, folder / "page"),
+            own=folder,
+        ),
+    }
+
+
+def _events(folder: Path) -> list[bytes]:
+    """Return what the page sends when it is loaded and a control of each form changes."""
+    app, key, _ = _page(folder)
+    headers = [(b"host", b"127.0.0.1"), (b"x-sightline-key", key)]
+    _, answer = _answer(app, b"GET", b"/config", headers, b"")
+    config = json.loads(answer)
+    values = {part["id"]: part["props"].get("value") for part in config["components"]}
+    return _json(
+        *(
+            {
+                "fn_index": event["id"],
+                "data": [values[part] for part in event["inputs"]],
+                "session_hash": "a",
+            }
+            for event in config["dependencies"]
+            if event["backend_fn"]
+        )
+    )
+
+
+def _take_event(folder: Path, path: Path) -> object:
+    """Hand an event's data to the page, as a browser does."""
+    from sightline.errors import InputError
+
+    app, key, root = _page(folder)
+    headers = [
+        (b"host", b"127.0.0.1"),
+        (b"x-sightline-key", key),
+        (b"content-type", b"application/json"),
+    ]
+    _WRONG.clear()
+    target = b"/gradio_api/run/predict"
+    status, answer = _answer(app, b"POST", target, headers, path.read_bytes())
+    assert not _WRONG, _WRONG
+    assert root.encode() not in answer, answer
+    if status >= 400:  # 500 is what Gradio says of a value that its control does not have
+        raise InputError(f"the page refuses the event: {status} {answer[:200]!r}")
+    return status
+
+
+_WRONG: list[str] = []
+"""What went wrong inside the page's own functions."""
+
+
+@functools.cache
+def _page(folder: Path) -> tuple[Any, bytes, str]:
+    """Return the application with its page, as `_app` does; errors of its functions are noted."""
+    from starlette.routing import Mount
+
+    from sightline.app.page.mount import mount_page
+
+    folder.mkdir(exist_ok=True)
+    app, key, root = _app(folder, mount_page)
+
+    def watched(function: Any) -> Any:  # noqa: ANN401
+        @functools.wraps(function)
+        def call(*values: object) -> object:
+            try:
+                return function(*values)
+            except Exception as error:
+                _WRONG.append(f"{function.__qualname__}: {error!r}")
+                raise
+
+        return call
+
+    page = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == "")
+    for event in page.get_blocks().fns.values():
+        if event.fn is not None:
+            event.fn = watched(event.fn)
+    return app, key, root
 
 
 def _serve(folder: Path, path: Path) -> object:
@@ -748,34 +828,7 @@ def _serve(folder: Path, path: Path) -> object:
         raise InputError(f"no request of HTTP: {error}") from error
     if type(request) is not h11.Request:
         raise InputError("no request of HTTP, but its end")
-    target, _, query = request.target.partition(b"?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": request.http_version.decode(),
-        "method": request.method.decode(),
-        "scheme": "http",
-        "path": urllib.parse.unquote(target.decode("ascii")),
-        "raw_path": target,
-        "query_string": query,
-        "root_path": "",
-        "headers": list(request.headers),
-        "client": ("127.0.0.1", 5000),
-        "server": ("127.0.0.1", 7860),
-        "state": {},
-    }
-    sent: list[dict[str, Any]] = []
-    incoming = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-    async def receive() -> dict[str, Any]:
-        return incoming.pop() if incoming else {"type": "http.disconnect"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    _LOOP.run_until_complete(app(scope, receive, send))
-    status = sent[0]["status"]
-    answer = b"".join(message.get("body", b"") for message in sent[1:])
+    status, answer = _answer(app, request.method, request.target, [*request.headers], bytes(body))
     assert status < 500, (status, answer)
     assert root.encode() not in answer, answer
     assert b"Traceback" not in answer, answer
@@ -784,11 +837,48 @@ def _serve(folder: Path, path: Path) -> object:
     return status
 
 
+def _answer(
+    app: Any,  # noqa: ANN401
+    method: bytes,
+    target: bytes,
+    headers: list[tuple[bytes, bytes]],
+    body: bytes,
+) -> tuple[int, bytes]:
+    """Return the status and the body with which an application answers."""
+    path, _, query = target.partition(b"?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method.decode(),
+        "scheme": "http",
+        "path": urllib.parse.unquote(path.decode("ascii")),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": ("127.0.0.1", 5000),
+        "server": ("127.0.0.1", 7860),
+        "state": {},
+    }
+    sent: list[dict[str, Any]] = []
+    incoming = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop() if incoming else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    _LOOP.run_until_complete(app(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
 _LOOP = asyncio.new_event_loop()
 
 
 @functools.cache
-def _app(folder: Path) -> tuple[Any, bytes, str]:
+def _app(folder: Path, mount: Any = None) -> tuple[Any, bytes, str]:  # noqa: ANN401
     """Return the application, a user's key and its folder; jobs are queued and never begun."""
     from sightline.app.gate import Access
     from sightline.app.jobs.manager import Jobs
@@ -806,7 +896,7 @@ def _app(folder: Path) -> tuple[Any, bytes, str]:
     )
     sessions = Sessions(jobs.own)
     context = Context(jobs=jobs, sessions=sessions, access=Access(upload_bytes=100_000))
-    return create_app(context), sessions.new_key().encode(), str(root)
+    return create_app(context, mount), sessions.new_key().encode(), str(root)
 
 
 def _read(folder: Path, *names: str) -> list[bytes]:

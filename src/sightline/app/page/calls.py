@@ -8,6 +8,8 @@ whose they are.
 """
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -21,9 +23,10 @@ _EVENTS = ("/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/que
 class PageCalls:
     """Stands before Gradio's application."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Take Gradio's application."""
+    def __init__(self, app: ASGIApp, events: Mapping[int, int]) -> None:
+        """Take Gradio's application, and how many values each event of the page sends."""
         self._app = app
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
@@ -40,37 +43,53 @@ class PageCalls:
             return
         if scope["method"] == "POST":
             body = await _read(receive)
-            sentence = _fault(body)
+            sentence = self._fault(body)
             if sentence is not None:
                 await _error(400, sentence)(scope, receive, send)
                 return
             receive = _again(body, receive)
         await self._app(scope, receive, send)
 
+    def _fault(self, body: bytes) -> str | None:
+        """Return what is wrong with an event, None where nothing is."""
+        try:
+            event = json.loads(body)  # as Gradio reads it
+        except (ValueError, RecursionError):
+            event = None
+        event = event if isinstance(event, dict) else {}
+        number = event.get("fn_index")
+        if type(number) is not int or number not in self._events:
+            return "expected the JSON of an event of the page; use the API for other purposes"
+        values = event.get("data")
+        if not isinstance(values, list) or len(values) != self._events[number]:
+            return f"expected {self._events[number]} values of the page; load it again"
+        return _fault_inside(event)
 
-def _fault(body: bytes) -> str | None:
-    """Return what is wrong with an event's data, None where nothing is."""
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):  # as Gradio would read it
-        return "expected the JSON of an event of the page; use the API for other purposes"
-    if _names_file(data):
-        return "an event of the page names no files; send them to the API's uploads"
-    return None
 
-
-def _names_file(data: Any) -> bool:  # noqa: ANN401
-    """Tell whether an object anywhere in JSON has the form of a file of Gradio's, or part of it."""
-    rest = [data]
+def _fault_inside(event: Any) -> str | None:  # noqa: ANN401
+    """Return what is wrong with a value anywhere in an event."""
+    rest = [event]
     while rest:
         value = rest.pop()
         if isinstance(value, dict):
-            if "path" in value or "meta" in value:
-                return True
-            rest.extend(value.values())
+            if "path" in value or "meta" in value:  # the form of a file of Gradio's, or part of it
+                return "an event of the page names no files; send them to the API's uploads"
+            rest.extend((*value, *value.values()))
         elif isinstance(value, list):
             rest.extend(value)
-    return False
+        elif isinstance(value, float) and not math.isfinite(value):
+            return "expected finite numbers; correct them on the page"
+        elif isinstance(value, str) and not value.isascii() and not _is_text(value):
+            return "expected text; half a character came"
+    return None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def _read(receive: Receive) -> bytes:

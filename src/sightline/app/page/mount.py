@@ -62,7 +62,8 @@ def mount_page(app: "FastAPI", context: "Context") -> "FastAPI":
         return FileResponse(page, media_type="text/html; charset=utf-8", headers=headers)
 
     blocks = build_page(jobs, owner_of)
-    guard = {"middleware": [Middleware(PageCalls)]}
+    events = {id: len(event.inputs) for id, event in blocks.fns.items() if event.fn is not None}
+    guard = {"middleware": [Middleware(PageCalls, events=events)]}
     return gr.mount_gradio_app(app, blocks, path="/", app_kwargs=guard, **page_options())
 
 
