@@ -259,7 +259,10 @@ def test_refused_requests_leave_nothing(open_jobs: Open, owner: str, photo: Path
     before = sorted(jobs.root.rglob("*"))
     for request, text in (
         (Request(kind="magic"), 'no kind of job "magic"'),
-        (Request(kind="reconstruct"), "takes 1 to 5000 inputs, got 0"),
+        (
+            Request(kind="reconstruct"),
+            "takes 1 to 5000 files (picture, video, text, scene), got none; add some",
+        ),
         (Request(kind="demo", inputs=[upload]), "takes no inputs"),
         (Request(kind="demo", scene="x"), "takes no scene"),
         (Request(kind="render"), "needs a scene"),
@@ -286,7 +289,7 @@ def test_refused_requests_leave_nothing(open_jobs: Open, owner: str, photo: Path
         (Request(kind="reconstruct", inputs=["weights:../x.pt"]), 'no file of weights "../x.pt"'),
         (
             Request(kind="segment-predict", inputs=[upload], files={"bank": [upload, upload]}),
-            "bank takes 1 to 1 files",
+            "bank takes one file, got 2",
         ),
     ):
         with pytest.raises((InputError, NotFound)) as refused:

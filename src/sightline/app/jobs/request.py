@@ -75,14 +75,18 @@ def check_shape(kind: Kind, request: Request, job_files: int) -> None:
     if count and not kind.inputs:
         raise InputError(f"{kind.name} takes no inputs; leave them out")
     most = min(kind.most, job_files)
-    if kind.inputs and kind.scene == "no" and not kind.fewest <= count <= most:
-        raise InputError(f"{kind.name} takes {kind.fewest} to {most} inputs, got {count}")
-    if count > most:
-        raise InputError(f"{kind.name} takes up to {most} inputs, got {count}")
+    fewest = kind.fewest if kind.inputs and kind.scene == "no" else 0
+    if not fewest <= count <= most:
+        amount = "one file" if most == 1 else f"{fewest} to {most} files"
+        remedy = "add some" if count < fewest else "leave some out"
+        raise InputError(
+            f"{kind.name} takes {amount} ({', '.join(kind.inputs)}), got {count or 'none'}; {remedy}"
+        )
     for role, texts in request.files.items():
         if role not in kind.roles:
             known = ", ".join(kind.roles) or "none"
             raise InputError(f"{kind.name} takes no file for {role[:60]!r}; it has {known}")
         most_files = 1 if kind.roles[role].shape == "file" else job_files
         if not 1 <= len(texts) <= most_files:
-            raise InputError(f"{role} takes 1 to {most_files} files, got {len(texts)}")
+            amount = "one file" if most_files == 1 else f"1 to {most_files} files"
+            raise InputError(f"{role} takes {amount}, got {len(texts)}")
