@@ -173,8 +173,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
         msg = f"{path} is not a whole safetensors file ({why}); download it again"
         raise FileFormatError(msg) from error
     if not weights:
-        msg = f"expected named tensors in {path}, found none"
-        raise FileFormatError(msg)
+        raise FileFormatError(_no_tensors(path))
     return weights, _told(note)
 
 
@@ -226,8 +225,7 @@ def _read_shards(path: Path) -> Checkpoint:
         raise FileFormatError(msg)
     kind = f"sharded {parts[0].kind}, {len(files)} files" if parts else "sharded"
     if not weights:
-        msg = f"expected named tensors in {path}, found none"
-        raise FileFormatError(msg)
+        raise FileFormatError(_no_tensors(path))
     return Checkpoint(path=path, kind=kind, weights=weights)
 
 
@@ -299,7 +297,11 @@ def _why_empty(path: Path, file: TorchFile) -> str:
             f"{path} holds objects that only code could make, which is never run, and no named "
             "tensors; save model.state_dict() instead"
         )
-    return f"expected named tensors in {path}, found none"
+    return _no_tensors(path)
+
+
+def _no_tensors(path: Path) -> str:
+    return f"expected named tensors in {path}, found none; give another file, or download it again"
 
 
 def _has_made(content: Value) -> bool:
