@@ -62,7 +62,7 @@ class Page:
     def close(self) -> None:
         self._socket.close()
 
-    def call(self, method: str, timeout: float = 60, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, timeout: float = 300, **params: Any) -> dict[str, Any]:
         """Send one command and return its result; events that arrive meanwhile are noted."""
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
@@ -108,12 +108,12 @@ class Page:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[feature])
 
-    def goto(self, address: str, timeout: float = 60) -> None:
+    def goto(self, address: str, timeout: float = 300) -> None:
         self.call("Page.navigate", url=address)
         self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'",
                       timeout)  # fmt: skip
 
-    def evaluate(self, expression: str, timeout: float = 60) -> Any:
+    def evaluate(self, expression: str, timeout: float = 300) -> Any:
         """Return the value of a JavaScript expression; promises are awaited."""
         result = self.call(
             "Runtime.evaluate",
@@ -127,7 +127,7 @@ class Page:
             raise RuntimeError(json.dumps(result["exceptionDetails"])[:2000])
         return result["result"].get("value")
 
-    def wait_for(self, expression: str, timeout: float = 60) -> None:
+    def wait_for(self, expression: str, timeout: float = 300) -> None:
         """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + timeout
         while not self.evaluate(expression):
@@ -191,7 +191,7 @@ class Browser:
             stderr=self._log,
         )
         port_file = profile / "profile" / "DevToolsActivePort"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (port_file.exists() and len(port_file.read_text().split("\n")) >= 2):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.close()
@@ -206,7 +206,7 @@ class Browser:
         with connect(address, max_size=None, compression=None) as socket:
             socket.send(json.dumps({"id": 1, "method": method, "params": params}))
             while True:
-                message = json.loads(socket.recv(timeout=30))
+                message = json.loads(socket.recv(timeout=300))
                 if message.get("id") == 1:
                     return message["result"]
 

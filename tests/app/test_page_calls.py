@@ -110,7 +110,7 @@ def test_a_file_of_the_machine_stays_where_it_is(app: App, tmp_path: Path) -> No
     secret = tmp_path / "secret_of_another_user.txt"
     secret.write_text("a secret", encoding="utf-8")
     named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    with httpx.Client(follow_redirects=True, timeout=60) as browser:
+    with httpx.Client(follow_redirects=True, timeout=600) as browser:
         assert browser.get(app.address).status_code == 200
         events = browser.get(f"{app.home}config").json()["dependencies"]
         sending = [event for event in events if event["inputs"]]

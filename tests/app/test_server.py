@@ -38,7 +38,7 @@ def test_ctrl_c_ends_everything_and_a_new_server_goes_on(tmp_path: Path) -> None
         worker = ask(address, key, "machine")["workers"][0]
         assert worker["busy"]
         server.send_signal(signal.SIGINT)
-        _, told = server.communicate(timeout=60)
+        _, told = server.communicate(timeout=600)
     finally:
         server.kill()
     assert server.returncode == 3
@@ -52,7 +52,7 @@ def ask(address: str, key: str, path: str, body: dict | None = None) -> dict:
     data = None if body is None else json.dumps(body).encode()
     headers = {"x-sightline-key": key, "content-type": "application/json"}
     request = urllib.request.Request(f"{address}api/v1/{path}", data, headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=600) as answer:
         return json.load(answer)
 
 

@@ -47,7 +47,7 @@ def test_one_command_after_the_other_until_the_server_has_gone(tmp_path: Path) -
         assert (told["exit"], told["error"]) == (0, "")
         assert "torch" in (tmp_path / "stdout.txt").read_text()
         worker.stdin.close()
-        assert worker.wait(timeout=60) == -signal.SIGKILL, "with all that it started"
+        assert worker.wait(timeout=600) == -signal.SIGKILL, "with all that it started"
     finally:
         worker.kill()
         worker.stdout.close()

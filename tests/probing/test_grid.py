@@ -284,7 +284,7 @@ def test_killed_runs_resume(tmp_path: Path) -> None:
     while not list(output.glob("store/probe/[!.]*/task.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)  # its workers hold the pipes: they have ended too
+    process.communicate(timeout=600)  # its workers hold the pipes: they have ended too
     finished = files(output / "store")
     done = {k: v for k, v in finished.items() if "/." not in k}
     assert any(k.endswith("task.json") and "/probe/" in k for k in done)

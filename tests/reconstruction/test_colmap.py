@@ -1,5 +1,5 @@
+import queue
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sightline.geometry.align import align_umeyama, transform_cameras
 from sightline.geometry.camera import project_points
 from sightline.geometry.rotation import rotation_angle
 from sightline.protocols import GeometryEstimator
+from sightline.reconstruction import engine
 from sightline.reconstruction.colmap import ColmapEstimator
 from sightline.types import Cameras, Lenses, Reconstruction, Views
 from tests.reconstruction import scenes
@@ -178,10 +179,18 @@ def test_progress_moves_forward_in_each_stage(scene: tuple[Views, Cameras]):
     assert [d for s, d, _ in log.calls if s == "features"][-1] == 3
 
 
-def test_calls_progress_while_the_worker_is_busy(scene: tuple[Views, Cameras]):
-    times = []
-    quick(progress=lambda *_: times.append(time.monotonic())).estimate(some(scene[0], [0, 1, 2]))
-    assert np.diff(times).max() < 0.9
+def test_calls_progress_while_the_worker_says_nothing():
+    messages: queue.SimpleQueue[dict[str, object] | None] = queue.SimpleQueue()
+    messages.put({"stage": "mapping", "done": 1, "total": 3})
+    calls = []
+
+    def progress(*call: object) -> None:
+        calls.append(call)
+        if len(calls) == 4:
+            messages.put(None)
+
+    assert engine._follow(messages, progress) == {}
+    assert calls == [("mapping", 1.0, 3.0)] * 4
 
 
 def test_one_photo_and_none():

@@ -127,6 +127,7 @@ def test_two_processes_make_the_step_of_one_with_twice_the_batch(
     assert rows(tmp_path / "two")[0] == rows(tmp_path / "one")[0]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core
 def test_data_workers_change_nothing(tmp_path: Path) -> None:
     train(Toy(settings()), tmp_path / "here")
     train(Toy(settings(num_workers=2)), tmp_path / "workers")
