@@ -655,6 +655,7 @@ def _configurations(folder: Path) -> dict[str, Target]:
     from sightline.options import ReconstructOptions
     from sightline.preparation.options import PrepareOptions
     from sightline.probing.config import config_from
+    from sightline.probing.datasets import list_sources
     from sightline.probing.features import parse_features
     from sightline.segmentation import staged
     from sightline.training.dino.settings import DinoSettings
@@ -668,7 +669,7 @@ def _configurations(folder: Path) -> dict[str, Target]:
 
     def grid(path: Path) -> object:
         config = config_from(staged.read_yaml(path), path.parent)
-        return config, parse_features([*config.features])
+        return parse_features(config.features), list_sources(config)
 
     def shipped(*names: str) -> list[bytes]:
         return [p.read_bytes() for name in names for p in sorted((root / name).glob("*.yaml"))]

@@ -125,15 +125,11 @@ def _run(typed: list[str]) -> None:
     values = {name: getattr(arguments, name) for name in names}
     # Absolute, so that the file's folder does not matter to them.
     inputs = [str(Path(path).expanduser().absolute()) for path in getattr(arguments, "inputs", [])]
-    values["scenes"] = [*inputs, *values["scenes"]]
+    values["scenes"] = [*inputs, *(values["scenes"] or ())]
     # Paths in a file are relative to it; those on the command line to where one stands.
     given = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    here = {name: values[name] for name in values if name in given}
-    config = config_from(values, None if file is None else file.resolve().parent)
-    if here:
-        from dataclasses import replace
-
-        config = replace(config, **here)
+    folder = None if file is None else file.resolve().parent
+    config = config_from(values, folder, here=given)
     output = Path(arguments.output or DEFAULT_OUTPUT)
     from sightline.cli.probe_table import LiveTable
     from sightline.probing.grid import run_grid

@@ -1,13 +1,20 @@
 """What a grid is made of, and where its YAML files are found."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from sightline import options
 from sightline.errors import InputError, UnknownNameError
+from sightline.probing.entries import (
+    DatasetEntry,
+    FeatureEntry,
+    GeometryEntry,
+    SceneEntry,
+    check_value,
+)
 
 MODE_NAMES = ("G", "T", "A", "Gft", "Tft", "Aft")
 PROBES_3D = ("depth", "normals", "correspondence")
@@ -48,13 +55,13 @@ class ProbeConfig:
 
     protocol: str = "sightline-1"
     changes: Mapping[str, Any] = field(default_factory=dict)
-    scenes: Sequence[Any] = ()
-    datasets: Sequence[Mapping[str, Any]] = ()
-    features: Sequence[Any] = ()
+    scenes: Sequence[str | SceneEntry] = ()
+    datasets: Sequence[DatasetEntry] = ()
+    features: Sequence[str | FeatureEntry] = ()
     modes: Sequence[str] = ("G",)
     seeds: Sequence[int] = (0,)
     geometry: str = "auto"
-    geometry_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    geometry_options: Mapping[str, GeometryEntry] = field(default_factory=dict)
     baseline: bool = False
     probes: Sequence[str] = ()
     videos: Sequence[str] = ()
@@ -83,7 +90,7 @@ class ProbeConfig:
             raise InputError("a grid needs features: name some, such as iuvrgb")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds must be whole numbers, each once, got {list(self.seeds)}")
-        if any(not isinstance(seed, int) or seed < 0 for seed in self.seeds):
+        if any(seed < 0 for seed in self.seeds):
             raise InputError(f"seeds must be whole numbers from 0, got {list(self.seeds)}")
         if not 0 <= self.retries <= 10:
             raise InputError(f"retries must be 0 to 10, got {self.retries}")
@@ -95,68 +102,66 @@ class ProbeConfig:
         return dataclasses.asdict(self)
 
 
-def config_from(values: Mapping[str, Any], folder: Path | None = None) -> ProbeConfig:
+def config_from(
+    values: Mapping[str, Any], folder: Path | None = None, *, here: Collection[str] = ()
+) -> ProbeConfig:
     """Build a grid from plain values.
 
     Args:
-        values: Fields of `ProbeConfig`.
+        values: Fields of `ProbeConfig`; what is None keeps its default.
         folder: That relative paths in them start from: the configuration file's.
+        here: Fields whose paths start from where one stands, because they are not of the file.
 
     Raises:
         UnknownNameError: If a field is unknown.
         InputError: If a value does not fit.
     """
-    known = {item.name for item in dataclasses.fields(ProbeConfig)}
-    for name in values:
-        if name not in known:
-            raise UnknownNameError("option of a grid", name, known)
+    hints, given = get_type_hints(ProbeConfig), {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UnknownNameError("option of a grid", name, hints)
+        if value is not None:
+            check_value(value, hints[name], name)
+            given[name] = value
+    config = ProbeConfig(**given)
     if folder is None:
-        return ProbeConfig(**dict(values))
-    moved = dict(values)
-    moved["scenes"] = [_scene_from(entry, folder) for entry in values.get("scenes") or ()]
-    moved["datasets"] = [
-        {**entry, "root": _from(entry.get("root"), folder)}
-        for entry in values.get("datasets") or ()
-    ]
-    moved["features"] = [_feature_from(entry, folder) for entry in values.get("features") or ()]
-    moved["lpips"] = [
-        path if path == "none" else _from(path, folder) for path in values.get("lpips") or ()
-    ]
-    moved["geometry_options"] = {
-        name: {
-            key: _from(value, folder) if key == "checkpoint" else value
-            for key, value in chosen.items()
-        }
-        for name, chosen in (values.get("geometry_options") or {}).items()
+        return config
+    options = config.geometry_options
+    moved = {
+        "scenes": [_scene_from(entry, folder) for entry in config.scenes],
+        "datasets": [_moved(entry, "root", folder) for entry in config.datasets],
+        "features": [_feature_from(entry, folder) for entry in config.features],
+        "lpips": [path if path == "none" else _from(path, folder) for path in config.lpips],
+        "geometry_options": {n: _moved(one, "checkpoint", folder) for n, one in options.items()},
     }
-    return ProbeConfig(**moved)
+    return dataclasses.replace(config, **{n: v for n, v in moved.items() if n not in here})
 
 
-def _feature_from(entry: Any, folder: Path) -> Any:  # noqa: ANN401
-    if not isinstance(entry, Mapping):
+def _feature_from(entry: str | FeatureEntry, folder: Path) -> str | FeatureEntry:
+    if isinstance(entry, str):
         return entry
-    entry = dict(entry)
+    entry = entry.copy()
     given = entry.get("checkpoint")
-    if isinstance(given, str):  # one for each part of a fused backbone, perhaps an address
-        files = given.split(",") if "fused:" in str(entry.get("backbone", "")) else [given]
+    if given is not None:  # one for each part of a fused backbone, perhaps an address
+        files = str(given).split(",") if "fused:" in (entry.get("backbone") or "") else [given]
         moved = [f if not f or "://" in f else _from(f, folder) for f in files]
         entry["checkpoint"] = ",".join(moved)
-    if isinstance(entry.get("parts"), Sequence):
-        entry["parts"] = [_feature_from(part, folder) for part in entry["parts"]]
+    parts = entry.get("parts")
+    if parts is not None:
+        entry["parts"] = [_feature_from(part, folder) for part in parts]
     return entry
 
 
-def _scene_from(entry: Any, folder: Path) -> Any:  # noqa: ANN401
-    if isinstance(entry, str):
-        return _from(entry, folder)
-    if isinstance(entry, Mapping) and "path" in entry:
-        return {**entry, "path": _from(entry["path"], folder)}
-    return entry
+def _scene_from(entry: str | SceneEntry, folder: Path) -> str | SceneEntry:
+    return _from(entry, folder) if isinstance(entry, str) else _moved(entry, "path", folder)
 
 
-def _from(path: Any, folder: Path) -> str:  # noqa: ANN401
-    if not isinstance(path, str):
-        raise InputError(f"expected a path in the grid, got {path!r}")
+def _moved(entry: Any, key: str, folder: Path) -> Any:  # noqa: ANN401
+    """Return a mapping whose path under ``key``, where it has one, starts from the folder."""
+    return entry if entry.get(key) is None else {**entry, key: _from(entry[key], folder)}
+
+
+def _from(path: str, folder: Path) -> str:
     return str(folder / Path(path).expanduser())
 
 

@@ -193,6 +193,7 @@ def _source(entry: Any, config: ProbeConfig) -> SceneSource:  # noqa: ANN401
         path = Path(values["path"])
         values["path"] = str(path)
         values.setdefault("id", path.parent.name if path.suffix == ".json" else path.resolve().name)
+    values["id"] = str(values["id"])
     for part in ("train", "test"):
         values[part] = tuple(stem_of(str(stem)) for stem in values.get(part) or ())
     return SceneSource(**values, score=config.score)
