@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
@@ -21,6 +22,7 @@ class VerbParser(ArgumentParser):
 
     def __init__(self, verb: str, description: str, epilog: str = "") -> None:
         """Start a parser that already knows ``--config`` and ``--debug``."""
+        self._never_none: dict[str, Any] = {}
         super().__init__(
             prog=f"sightline {verb}",
             description=description,
@@ -30,14 +32,33 @@ class VerbParser(ArgumentParser):
         )
         self.add_argument("--config", action="config", help="read options from this YAML file")
 
+    def add_argument(self, *names: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Add an option as usual, and note whether it may be none."""
+        action = super().add_argument(*names, **options)
+        if action is not None and NoneType not in get_args(options.get("type")):
+            self._never_none[action.dest] = action.default
+        return action
+
     def parse_args(self, *arguments: Any, **options: Any) -> Namespace:  # noqa: ANN401
-        """Parse as usual; a ``--config`` that is no YAML at all is wrong usage too."""
+        """Parse as usual.
+
+        An option that a file names without a value keeps its default, unless none is a value of it.
+        A ``--config`` that is no YAML at all is wrong usage too.
+        """
         try:
-            return super().parse_args(*arguments, **options)
+            parsed = super().parse_args(*arguments, **options)
         except SightlineError:
             raise
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             self.error(f"--config is no YAML of options ({error}); correct the file")
+        except RuntimeError:  # jsonargparse changes a mapping that it walks through
+            self.error("--config has a mapping where a list belongs; correct the file")
+        for name, default in self._never_none.items():
+            if parsed.get(name, default) is None:
+                parsed[name] = default
+            if default == argparse.SUPPRESS and parsed.get(name) == default:
+                parsed.pop(name)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, with the closest option where a name is misspelt."""
