@@ -288,6 +288,15 @@ def test_a_step_has_every_loss_and_only_the_student_learns() -> None:
     assert grouped == {id(p) for p in task.student.parameters()}
 
 
+@pytest.mark.parametrize(
+    "options", [{"depth": "x"}, {"num_heads": 0}, {"embed_dim": 7}, {"foo": 1}, {"patch_size": 0}]
+)
+def test_options_of_which_no_network_can_be_built(options: dict[str, Any]) -> None:
+    for model in ("dinov2_tiny", "dinov3_tiny"):
+        with pytest.raises(InputError, match=r"--model-options: no network .*; correct it"):
+            DinoTask(settings(model=model, model_options=options))
+
+
 @pytest.mark.parametrize("model", ["dinov2_tiny", "dinov3_tiny"])
 def test_an_untrained_pair_says_nothing_yet(model: str) -> None:
     task = begun(DinoTask(settings(model=model)))

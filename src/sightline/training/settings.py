@@ -1,10 +1,12 @@
 """What every trainer lets its user choose; torch-free, so that ``--help`` is quick."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from sightline.errors import InputError, UnknownNameError
+from sightline.errors import InputError, SightlineError, UnknownNameError
 from sightline.options import option
 
 
@@ -150,3 +152,26 @@ _LEAST: dict[str, float] = {
 
 def _flag(name: str) -> str:
     return name.replace("_", "-")
+
+
+@contextlib.contextmanager
+def building(flag: str) -> Iterator[None]:
+    """Say which option is at fault where a network cannot be built of what it holds.
+
+    Raises:
+        InputError: In place of whatever the constructor raised.
+    """
+    try:
+        yield
+    except SightlineError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{flag}: no network can be built of it ({why}); correct it") from error

@@ -149,3 +149,11 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
     save_weights(Splatt3R(**small.NETWORK), plain)
     with pytest.raises(InputError, match="needs a backbone, and .* has none"):
         build_network(small.settings(checkpoint=str(plain), backbone=None))
+
+
+@pytest.mark.parametrize(
+    "network", [{"enc_depth": "x"}, {"foo": 1}, {"enc_embed_dim": 7}, {"dpt": {"layer_dims": [1]}}]
+)
+def test_options_of_which_no_network_can_be_built(network: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"--network: no network .*; correct it"):
+        build_network(small.settings(network=network))

@@ -17,6 +17,7 @@ from sightline.nn.patch_embed import widen_projection
 from sightline.training.average import move_towards
 from sightline.training.dino.settings import DinoSettings
 from sightline.training.distillation import ProjectionHead
+from sightline.training.settings import building
 
 _TINY: dict[str, Any] = {"embed_dim": 192, "num_heads": 3}
 # The published LayerScale of 1e-5 needs many thousand steps before a picture reaches the class token.
@@ -44,10 +45,11 @@ def build_encoder(settings: DinoSettings) -> Encoder:
     options = own | options
     if settings.drop_path:
         options["drop_path_rate"] = settings.drop_path
-    if name.startswith("dinov2") and settings.checkpoint is None:
-        patch = options.get("patch_size", 14)
-        options.setdefault("img_size", settings.global_size // patch * patch)
-    model = load(name, settings.checkpoint or False, **options)
+    with building("--model-options"):
+        if name.startswith("dinov2") and settings.checkpoint is None:
+            patch = options.get("patch_size", 14)
+            options.setdefault("img_size", settings.global_size // patch * patch)
+        model = load(name, settings.checkpoint or False, **options)
     if not isinstance(model, (DinoV2, DinoV3)):
         raise InputError(
             f"{settings.model} is a {type(model).__name__}; self-distillation trains the vision "

@@ -19,6 +19,7 @@ from sightline.models.fusion import FusedSplatt3R
 from sightline.models.recognize import recognize
 from sightline.models.splatt3r import PUBLISHED, Splatt3R
 from sightline.protocols import Backbone
+from sightline.training.settings import building
 from sightline.training.splatt3r.settings import Splatt3rSettings
 
 TINY: dict[str, Any] = {
@@ -82,7 +83,8 @@ def _plain(settings: Splatt3rSettings) -> Splatt3R:
     options: dict[str, Any] = dict(settings.network or {})
     if settings.checkpoint is None:
         large: dict[str, Any] = PUBLISHED["splatt3r_v1.0"] | {"lpips": False}
-        network = Splatt3R(**((TINY if settings.size == "tiny" else large) | options))
+        with building("--network"):
+            network = Splatt3R(**((TINY if settings.size == "tiny" else large) | options))
         _start_in_front(network)
         _start_fine(network, settings.resolution)
         return network
@@ -90,7 +92,8 @@ def _plain(settings: Splatt3rSettings) -> Splatt3R:
     found = recognize(read_checkpoint(path).weights)
     family = "" if found is None or not found.report.strict else found.family
     if family == "mast3r":
-        network = _from_mast3r(path, options)
+        with building("--network"):
+            network = _from_mast3r(path, options)
         _start_fine(network, settings.resolution)
         return network
     if family not in {"splatt3r", "splatt3r_fused"}:
