@@ -52,6 +52,8 @@ def calls() -> TestClient:
         "/gradio_api/component_server",
         "/gradio_api/vibe-edit/",
         "/gradio_api/info",
+        "/gradio_api/queue/join",
+        "/gradio_api/heartbeat/a",
         "/gradio_api/run/predict/",
         "//gradio_api/run/predict",
         "/monitoring/summary",
@@ -77,10 +79,9 @@ def test_other_doors_are_closed(calls: TestClient, path: str) -> None:
     ],
 )
 def test_events_name_no_files(calls: TestClient, body: dict[str, Any]) -> None:
-    for path in (EVENTS, "/gradio_api/queue/join"):
-        answer = calls.post(path, json={"fn_index": 0, **body})
-        assert answer.status_code == 400
-        assert "names no files" in answer.json()["error"]
+    answer = calls.post(EVENTS, json={"fn_index": 0, **body})
+    assert answer.status_code == 400
+    assert "names no files" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,9 @@ def test_a_file_of_the_machine_stays_where_it_is(app: App, tmp_path: Path) -> No
             assert answer.status_code == 400
             assert "names no files" in answer.json()["error"]
         assert browser.get(f"{app.home}gradio_api/file={secret}").status_code == 404
+        for query in ("page=x", "deep_link=../../x", "job=x&view=api"):  # Gradio's own, and ours
+            assert browser.get(f"{app.home}?{query}").status_code == 200
+            assert browser.get(f"{app.home}config?{query}").status_code == 200
     assert not [path for path in app.root.rglob("*") if path.name == secret.name]
 
 

@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _PAGE = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt")
-_PARTS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
-_EVENTS = ("/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/queue/data")
+_PARTS = ("/assets/", "/static/", "/svelte/")
+_EVENTS = "/gradio_api/run/predict"
+"""Of the page's events none is queued."""
 
 
 class PageCalls:
@@ -34,7 +35,7 @@ class PageCalls:
             await self._app(scope, receive, send)
             return
         path, is_http = scope["path"], scope["type"] == "http"
-        if not is_http or not (path in (*_PAGE, *_EVENTS) or path.startswith(_PARTS)):
+        if not is_http or not (path in (*_PAGE, _EVENTS) or path.startswith(_PARTS)):
             refusal = _error(404, "there is nothing at this address; open the page at /")
             if is_http:
                 await refusal(scope, receive, send)
@@ -48,7 +49,8 @@ class PageCalls:
                 await _error(400, sentence)(scope, receive, send)
                 return
             receive = _again(body, receive)
-        await self._app(scope, receive, send)
+        # What an address says after its question mark is for the page's own script.
+        await self._app({**scope, "query_string": b""}, receive, send)
 
     def _fault(self, body: bytes) -> str | None:
         """Return what is wrong with an event, None where nothing is."""

@@ -89,8 +89,8 @@ def find_weights(
     if found is None:
         raise CheckpointError(
             f"--geometry {name} needs weights, and none were given or downloaded before; give a "
-            f"file with --checkpoint FILE, or fetch them with: sightline models download "
-            f"{LEARNED[name][0]}"
+            f"file with --checkpoint FILE, choose --geometry colmap, which needs none, or fetch them "
+            f"with: sightline models download {LEARNED[name][0]}"
         )
     return found
 
