@@ -138,7 +138,7 @@ def config_from(
 
 
 def _feature_from(entry: str | FeatureEntry, folder: Path) -> str | FeatureEntry:
-    if isinstance(entry, str):
+    if not isinstance(entry, Mapping):
         return entry
     entry = entry.copy()
     given = entry.get("checkpoint")
@@ -153,7 +153,7 @@ def _feature_from(entry: str | FeatureEntry, folder: Path) -> str | FeatureEntry
 
 
 def _scene_from(entry: str | SceneEntry, folder: Path) -> str | SceneEntry:
-    return _from(entry, folder) if isinstance(entry, str) else _moved(entry, "path", folder)
+    return _moved(entry, "path", folder) if isinstance(entry, Mapping) else _from(entry, folder)
 
 
 def _moved(entry: Any, key: str, folder: Path) -> Any:  # noqa: ANN401

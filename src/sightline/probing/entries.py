@@ -1,6 +1,5 @@
 """The form of what a grid's file holds, and a check that names the place that does not have it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -82,8 +81,6 @@ def _is_kind(value: Any, kind: Any) -> bool:  # noqa: ANN401
         return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     if get_origin(kind) is Sequence:
         return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    if kind is str:
-        return isinstance(value, str | os.PathLike)
     if kind in (int, float):  # whole numbers are numbers, truth values are neither
         return isinstance(value, int | kind) and not isinstance(value, bool)
     return isinstance(value, kind)
