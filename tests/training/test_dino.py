@@ -32,6 +32,7 @@ from sightline.training.dino.views import (
 )
 from sightline.training.draws import Draw, generator
 from sightline.training.engine import LAST, train
+from sightline.training.settings import building
 from sightline.training.state import load_state
 from sightline.training.task import Plan
 from tests.training.processes import processes
@@ -289,12 +290,25 @@ def test_a_step_has_every_loss_and_only_the_student_learns() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"depth": "x"}, {"num_heads": 0}, {"embed_dim": 7}, {"foo": 1}, {"patch_size": 0}]
+    "options",
+    [
+        {"depth": "x"},
+        {"depth": 0},
+        {"num_heads": 0},
+        {"embed_dim": 7},
+        {"foo": 1},
+        {"patch_size": 0},
+    ],
 )
 def test_options_of_which_no_network_can_be_built(options: dict[str, Any]) -> None:
     for model in ("dinov2_tiny", "dinov3_tiny"):
         with pytest.raises(InputError, match=r"--model-options: no network .*; correct it"):
             DinoTask(settings(model=model, model_options=options))
+
+
+def test_only_what_was_given_is_blamed() -> None:
+    with pytest.raises(RuntimeError, match="a fault of ours"), building("--network", None):
+        raise RuntimeError("a fault of ours")
 
 
 @pytest.mark.parametrize("model", ["dinov2_tiny", "dinov3_tiny"])

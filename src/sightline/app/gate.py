@@ -132,11 +132,11 @@ class Gate:
             return
         headers = Headers(scope=scope)
         cookies = _cookies(headers.get("cookie", ""))
-        refusal = self._refuse(scope, headers, cookies)
-        if refusal is None and scope["type"] == "http":
-            refusal = self._welcome(scope, cookies)
-        if refusal is not None:
-            await _answer(refusal, scope, receive, send)
+        reply = self._refuse(scope, headers, cookies)
+        if reply is None and scope["type"] == "http":
+            reply = self._welcome(scope, cookies)
+        if reply is not None:
+            await answer(reply, scope, receive, send)
             return
         owner, fresh = self._owner(scope, headers, cookies)
         scope.setdefault("state", {})["owner"] = owner
@@ -148,21 +148,21 @@ class Gate:
     def _refuse(self, scope: Scope, headers: Headers, cookies: dict[str, str]) -> Response | None:
         access, path = self._access, scope["path"]
         if len(headers.getlist("host")) != 1 or not access.knows(headers["host"]):
-            return _error(403, "this server does not answer to that host name; use its address")
+            return refusal(403, "this server does not answer to that host name; use its address")
         if access.token is not None and not self._shows_token(scope, headers, cookies):
-            return _error(401, f"this server asks for its token: send it as {TOKEN_HEADER}")
+            return refusal(401, f"this server asks for its token: send it as {TOKEN_HEADER}")
         if scope["type"] == "websocket" or scope["method"] not in _SAFE:
             if not _same_site(headers):
-                return _error(403, "this request comes from the page of another site; refused")
+                return refusal(403, "this request comes from the page of another site; refused")
             if path.startswith(API) and KEY_HEADER not in headers and KEY_COOKIE in cookies:
                 told = "origin" in headers or "sec-fetch-site" in headers
                 if not told:
-                    return _error(403, f"send the key as {KEY_HEADER}, not as a cookie")
+                    return refusal(403, f"send the key as {KEY_HEADER}, not as a cookie")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or len(length) > 15:
-            return _error(400, "the length of the request is no number; send it again")
+            return refusal(400, "the length of the request is no number; send it again")
         if int(length) > access.most_bytes(path):
-            return _error(413, f"the request may have up to {access.most_bytes(path)} bytes")
+            return refusal(413, f"the request may have up to {access.most_bytes(path)} bytes")
         return None
 
     def _shows_token(self, scope: Scope, headers: Headers, cookies: dict[str, str]) -> bool:
@@ -228,8 +228,8 @@ class Gate:
             await self._app(scope, counted, dressed)
         except _TooMuch:
             if not started:
-                refusal = _error(413, f"the request may have up to {limit} bytes")
-                await refusal(scope, receive, send)
+                too_much = refusal(413, f"the request may have up to {limit} bytes")
+                await too_much(scope, receive, send)
 
 
 def _cookies(text: str) -> dict[str, str]:
@@ -267,11 +267,13 @@ def _keep(response: Response, name: str, value: str, secure: bool) -> None:
     )
 
 
-def _error(status: int, sentence: str) -> JSONResponse:
+def refusal(status: int, sentence: str) -> JSONResponse:
+    """Return the answer to a request that is not let in."""
     return JSONResponse({"error": sentence}, status_code=status, headers=_HEADERS)
 
 
-async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an answer; a socket is closed with its sentence."""
     if scope["type"] == "http":
         await response(scope, receive, send)
         return

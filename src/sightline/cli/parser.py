@@ -54,10 +54,10 @@ class VerbParser(ArgumentParser):
         except RuntimeError:  # jsonargparse changes a mapping that it walks through
             self.error("--config has a mapping where a list belongs; correct the file")
         for name, default in self._never_none.items():
-            if parsed.get(name, default) is None:
-                parsed[name] = default
-            if default == argparse.SUPPRESS and parsed.get(name) == default:
+            if parsed.get(name, default) is None and default == argparse.SUPPRESS:
                 parsed.pop(name)
+            elif parsed.get(name, default) is None:
+                parsed[name] = default
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -73,6 +73,10 @@ class CroCoBackbone(nn.Module):
     ) -> None:
         """Create encoder and decoder; ``img_size`` matters for cosine positions only."""
         super().__init__()
+        if min(enc_depth, dec_depth) < 1:
+            raise ValueError(
+                f"expected one block or more, got depths of {enc_depth} and {dec_depth}"
+            )
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         norm = partial(nn.LayerNorm, eps=norm_eps)
         self.enc_embed_dim, self.enc_depth = enc_embed_dim, enc_depth

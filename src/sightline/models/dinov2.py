@@ -88,6 +88,8 @@ class DinoVisionTransformer(nn.Module):
     ) -> None:
         """Create the network; ``img_size`` fixes the stored position table, not the input."""
         super().__init__()
+        if depth < 1:
+            raise ValueError(f"expected a depth of one block or more, got {depth}")
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embed_dim = self.num_features = embed_dim
         self.n_blocks = depth

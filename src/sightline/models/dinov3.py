@@ -134,6 +134,8 @@ class DinoVisionTransformer(nn.Module):
     ) -> None:
         """Create the network; ``img_size`` is only a nominal size."""
         super().__init__()
+        if depth < 1:
+            raise ValueError(f"expected a depth of one block or more, got {depth}")
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         layer, eps = NORM_LAYERS[norm_layer]
         norm = partial(layer, eps=eps if norm_eps is None else norm_eps)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -155,8 +155,8 @@ def _flag(name: str) -> str:
 
 
 @contextlib.contextmanager
-def building(flag: str) -> Iterator[None]:
-    """Say which option is at fault where a network cannot be built of what it holds.
+def building(flag: str, given: Mapping[str, Any] | None) -> Iterator[None]:
+    """Say which option is at fault where a network cannot be built of what was given for it.
 
     Raises:
         InputError: In place of whatever the constructor raised.
@@ -173,5 +173,7 @@ def building(flag: str) -> Iterator[None]:
         TypeError,
         ValueError,
     ) as error:
+        if not given:  # then it is not the user's fault
+            raise
         why = " ".join(str(error).split())[:200]
         raise InputError(f"{flag}: no network can be built of it ({why}); correct it") from error

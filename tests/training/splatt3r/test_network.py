@@ -152,7 +152,14 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", [{"enc_depth": "x"}, {"foo": 1}, {"enc_embed_dim": 7}, {"dpt": {"layer_dims": [1]}}]
+    "network",
+    [
+        {"enc_depth": "x"},
+        {"enc_depth": 0},
+        {"foo": 1},
+        {"enc_embed_dim": 7},
+        {"dpt": {"layer_dims": [1]}},
+    ],
 )
 def test_options_of_which_no_network_can_be_built(network: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"--network: no network .*; correct it"):

@@ -12,11 +12,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sightline.app.gate import answer, refusal
+
 _PAGE = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt")
-_PARTS = ("/assets/", "/static/", "/svelte/")
+_PARTS = ("/assets/", "/static/")
 _EVENTS = "/gradio_api/run/predict"
 """Of the page's events none is queued."""
 
@@ -36,17 +37,14 @@ class PageCalls:
             return
         path, is_http = scope["path"], scope["type"] == "http"
         if not is_http or not (path in (*_PAGE, _EVENTS) or path.startswith(_PARTS)):
-            refusal = _error(404, "there is nothing at this address; open the page at /")
-            if is_http:
-                await refusal(scope, receive, send)
-            else:
-                await send({"type": "websocket.close", "code": 1008})
+            nothing = refusal(404, "there is nothing at this address; open the page at /")
+            await answer(nothing, scope, receive, send)
             return
         if scope["method"] == "POST":
             body = await _read(receive)
             sentence = self._fault(body)
             if sentence is not None:
-                await _error(400, sentence)(scope, receive, send)
+                await answer(refusal(400, sentence), scope, receive, send)
                 return
             receive = _again(body, receive)
         # What an address says after its question mark is for the page's own script.
@@ -112,7 +110,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return first.pop() if first else await receive()
 
     return replay
-
-
-def _error(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status_code=status)

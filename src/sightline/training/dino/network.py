@@ -45,7 +45,7 @@ def build_encoder(settings: DinoSettings) -> Encoder:
     options = own | options
     if settings.drop_path:
         options["drop_path_rate"] = settings.drop_path
-    with building("--model-options"):
+    with building("--model-options", settings.model_options):
         if name.startswith("dinov2") and settings.checkpoint is None:
             patch = options.get("patch_size", 14)
             options.setdefault("img_size", settings.global_size // patch * patch)

@@ -83,7 +83,7 @@ def _plain(settings: Splatt3rSettings) -> Splatt3R:
     options: dict[str, Any] = dict(settings.network or {})
     if settings.checkpoint is None:
         large: dict[str, Any] = PUBLISHED["splatt3r_v1.0"] | {"lpips": False}
-        with building("--network"):
+        with building("--network", settings.network):
             network = Splatt3R(**((TINY if settings.size == "tiny" else large) | options))
         _start_in_front(network)
         _start_fine(network, settings.resolution)
@@ -92,7 +92,7 @@ def _plain(settings: Splatt3rSettings) -> Splatt3R:
     found = recognize(read_checkpoint(path).weights)
     family = "" if found is None or not found.report.strict else found.family
     if family == "mast3r":
-        with building("--network"):
+        with building("--network", settings.network):
             network = _from_mast3r(path, options)
         _start_fine(network, settings.resolution)
         return network
